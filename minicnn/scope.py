@@ -1,0 +1,41 @@
+"""Where in a model we are: the stack of modules that are running, one per thread.
+
+`Module.__call__` pushes and pops; errors, NaN reports and tracing read. So a message can say
+"Conv2d 'features.3'" although functions know nothing of modules.
+"""
+
+from __future__ import annotations
+
+import threading
+
+
+class _Stack(threading.local):
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str]] = []  # (class name, name inside the parent)
+
+
+_stack = _Stack()
+
+
+def push(kind: str, name: str) -> None:
+    """Enter a module of class `kind`, called `name` by its parent ('' for the root)."""
+    _stack.entries.append((kind, name))
+
+
+def pop() -> None:
+    """Leave the module entered last."""
+    _stack.entries.pop()
+
+
+def path() -> str:
+    """Dotted path of the running module below the root, '' outside of any."""
+    return ".".join(name for _, name in _stack.entries if name)
+
+
+def where(op: str) -> str:
+    """How an error names its place: "Conv2d 'features.3'" inside a named module, else the op's name."""
+    if not _stack.entries:
+        return op
+    kind, _ = _stack.entries[-1]
+    dotted = path()
+    return f"{kind} '{dotted}'" if dotted else f"{kind} ({op})"

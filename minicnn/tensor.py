@@ -1,0 +1,427 @@
+"""Tensor: an array, whether it wants a gradient, and where on the tape it came from.
+
+Operators and methods such as `+`, `sum` or `reshape` are defined once, as public functions in
+`minicnn.functions`, and attached here by their `tensor_method` decorator. How gradients flow is in
+`function.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import minicnn_kernels as kernels
+
+if TYPE_CHECKING:
+    from minicnn.function import Function
+
+float32, float64 = np.dtype(np.float32), np.dtype(np.float64)
+int8, uint8, int16, int32, int64 = (np.dtype(name) for name in ("int8", "uint8", "int16", "int32", "int64"))
+bool_ = np.dtype(np.bool_)
+_SUPPORTED = frozenset((float32, float64, int8, uint8, int16, int32, int64, bool_))
+
+
+class _GradMode(threading.local):
+    enabled = True
+
+
+_grad_mode = _GradMode()
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded on the tape in this thread."""
+    return _grad_mode.enabled
+
+
+@contextmanager
+def set_grad_enabled(mode: bool) -> Iterator[None]:
+    """Record operations (True) or not (False) within the block. `no_grad` and `enable_grad` are its two uses."""
+    previous, _grad_mode.enabled = _grad_mode.enabled, bool(mode)
+    try:
+        yield
+    finally:
+        _grad_mode.enabled = previous
+
+
+def no_grad():
+    """Context manager and decorator: nothing inside is recorded on the tape."""
+    return set_grad_enabled(False)
+
+
+def enable_grad():
+    """Context manager and decorator: record again inside `no_grad`."""
+    return set_grad_enabled(True)
+
+
+class Version:
+    """How often a piece of memory was changed in place; views of one memory share one."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Tensor:
+    """A multi-dimensional array with a gradient. Make one with `minicnn.tensor`.
+
+    data: the array (NumPy on the cpu). grad: a Tensor of the same shape, or None.
+    requires_grad: whether backward accumulates into `grad` (leaves) or passes through (results).
+    """
+
+    __slots__ = ("__weakref__", "_data", "_node", "_version", "grad", "requires_grad")
+    __array_priority__ = 1000  # so that ndarray + Tensor asks Tensor.__radd__
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        self._data = data
+        self._version = Version()
+        self._node: Function | None = None
+        self.grad: Tensor | None = None
+        self.requires_grad = False
+        if requires_grad:
+            self.requires_grad_()
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Any:
+        """The raw array. Writing into it goes unseen by the tape; assign to it or use `copy_`."""
+        return self._data
+
+    @data.setter
+    def data(self, array: Any) -> None:
+        self._data = array.data if isinstance(array, Tensor) else array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each dimension."""
+        return self._data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type, a NumPy dtype."""
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return self._data.ndim
+
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self._data.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or its entry `dim`."""
+        return self._data.shape if dim is None else self._data.shape[dim]
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return int(self._data.size)
+
+    @property
+    def device(self) -> str:
+        """Where the array lives."""
+        return "cpu"
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for tensors that no recorded operation made."""
+        return self._node is None
+
+    @property
+    def grad_fn(self) -> Function | None:
+        """The recorded operation that made this tensor, None for leaves."""
+        return self._node
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether the dtype is float32 or float64."""
+        return self._data.dtype.kind == "f"
+
+    def __len__(self) -> int:
+        if self._data.ndim == 0:
+            raise TypeError("len() of a 0-dimensional tensor")
+        return self._data.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self._data.dtype.kind not in "iu":
+            raise TypeError(f"only integer tensors can be used as an index, got {self.dtype}")
+        return int(self.item())
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        body = np.array2string(kernels.to_host(self._data), separator=", ", prefix="tensor(", precision=4)
+        suffix = "" if self.dtype in (float32, int64, bool_) else f", dtype={self.dtype}"
+        if self._node is not None:
+            suffix += f", grad_fn=<{self._node.name}>"
+        elif self.requires_grad:
+            suffix += ", requires_grad=True"
+        return f"tensor({body}{suffix})"
+
+    # -- out of the engine --------------------------------------------------------------------
+
+    def item(self) -> Any:
+        """The only element, as a Python number. Raises ValueError if there are several."""
+        if self._data.size != 1:
+            raise ValueError(
+                f"item: expected a tensor with one element, got shape {self.shape}; use tolist()"
+            )
+        return kernels.to_host(self._data).item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return kernels.to_host(self._data).tolist()
+
+    def numpy(self) -> np.ndarray:
+        """The array, sharing memory. Raises RuntimeError if the tensor requires a gradient (`detach` it first)."""
+        if self.requires_grad:
+            raise RuntimeError("numpy: this tensor requires a gradient; use tensor.detach().numpy()")
+        return kernels.to_host(self._data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(kernels.to_host(self._data), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return kernels.to_host(self._data).__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return kernels.to_host(self._data).__dlpack_device__()
+
+    # -- gradients ----------------------------------------------------------------------------
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set `requires_grad` of a leaf. Raises for integers and for results of operations."""
+        if requires_grad and self._data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors can require gradients, got {self.dtype}")
+        if self._node is not None and not requires_grad:
+            raise RuntimeError("requires_grad_(False) on the result of an operation: use detach()")
+        self.requires_grad = bool(requires_grad)
+        return self
+
+    def detach(self) -> Tensor:
+        """The same memory, cut off from the tape."""
+        result = Tensor(self._data)
+        result._version = self._version
+        return result
+
+    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
+        """Accumulate d(self)/d(leaf), weighted by `gradient`, into `grad` of every leaf that requires it.
+
+        gradient: array or tensor of this shape; may be left out for a tensor with one element.
+        retain_graph: keep the tape so that backward can be called again.
+        """
+        from minicnn.function import backward
+
+        backward(self, gradient, retain_graph=retain_graph)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call `hook(grad)` when the gradient of this result is known; what it returns replaces the gradient.
+
+        For results of operations (for leaves read `grad`). Returns a function that removes the hook.
+        """
+        if self._node is None:
+            raise RuntimeError(
+                "register_hook: this tensor is no result of a recorded operation; read its grad instead"
+            )
+        hooks = self._node.hooks
+        hooks.append(hook)
+        return lambda: hooks.remove(hook)
+
+    def retain_grad(self) -> Tensor:
+        """Keep `grad` of this result of an operation, too, in backward."""
+        if self._node is not None:
+
+            def keep(grad: Tensor) -> None:
+                self.grad = grad
+
+            self.register_hook(keep)
+        return self
+
+    # -- in place -----------------------------------------------------------------------------
+
+    def mark_changed(self) -> None:
+        """Tell the tape that `data` was written in place: a backward that needs the old values will refuse."""
+        self._version.count += 1
+
+    def _check_in_place(self, op: str) -> None:
+        if is_grad_enabled() and self.requires_grad:
+            raise RuntimeError(
+                f"{op}: in-place change of a tensor that requires a gradient; wrap it in minicnn.no_grad(), "
+                f"or use the operation that returns a new tensor"
+            )
+
+    def copy_(self, source: Any) -> Tensor:
+        """Overwrite the values, broadcasting `source` (tensor, array or number)."""
+        self._check_in_place("copy_")
+        value = source.data if isinstance(source, Tensor) else source
+        kernels.of(self._data).copy_into(self._data, value)
+        self.mark_changed()
+        return self
+
+    def fill_(self, value: float) -> Tensor:
+        """Overwrite every element with `value`."""
+        return self.copy_(value)
+
+    def zero_(self) -> Tensor:
+        """Overwrite every element with zero."""
+        return self.copy_(0)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._check_in_place("__setitem__")
+        kernels.of(self._data).setitem(
+            self._data, unwrap_index(index), value.data if isinstance(value, Tensor) else value
+        )
+        self.mark_changed()
+
+    def _in_place(self, op: str, other: Any) -> Tensor:
+        self._check_in_place(op + "_")
+        other = other.data if isinstance(other, Tensor) else other
+        backend = kernels.of(self._data)
+        backend.copy_into(self._data, getattr(backend, op)(self._data, other))
+        self.mark_changed()
+        return self
+
+    def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
+        """self += alpha * other."""
+        if alpha != 1:
+            other = other.data if isinstance(other, Tensor) else other
+            other = kernels.of(self._data).mul(other, alpha)
+        return self._in_place("add", other)
+
+    def sub_(self, other: Any) -> Tensor:
+        """self -= other."""
+        return self._in_place("sub", other)
+
+    def mul_(self, other: Any) -> Tensor:
+        """self *= other."""
+        return self._in_place("mul", other)
+
+    def div_(self, other: Any) -> Tensor:
+        """self /= other."""
+        return self._in_place("div", other)
+
+    def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
+        """Limit every element to [min, max]."""
+        self._check_in_place("clamp_")
+        backend = kernels.of(self._data)
+        backend.copy_into(self._data, backend.clamp(self._data, min, max))
+        self.mark_changed()
+        return self
+
+    # -- devices and types --------------------------------------------------------------------
+
+    def cpu(self) -> Tensor:
+        """This tensor in host memory."""
+        return self
+
+    if TYPE_CHECKING:  # attached by minicnn.functions
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+
+
+def unwrap_index(index: Any) -> Any:
+    """An index with the tensors in it replaced by their arrays."""
+    if isinstance(index, Tensor):
+        return index.data
+    if isinstance(index, tuple):
+        return tuple(unwrap_index(part) for part in index)
+    if isinstance(index, list):
+        return np.asarray(index)
+    return index
+
+
+def tensor_method(*names: str) -> Callable[[Callable], Callable]:
+    """Attach a public function to Tensor under its own name, or under `names`."""
+
+    def attach(function: Callable) -> Callable:
+        for name in names or (function.__name__,):
+            setattr(Tensor, name, function)
+        return function
+
+    return attach
+
+
+def _supported(array: np.ndarray, what: str) -> np.ndarray:
+    if array.dtype not in _SUPPORTED:
+        names = ", ".join(sorted(str(dtype) for dtype in _SUPPORTED))
+        raise TypeError(
+            f"{what}: dtype {array.dtype} is not supported, expected one of {names}; convert with astype"
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """`dtype` (NumPy dtype, type or name) as a NumPy dtype. Raises TypeError if the engine does not know it."""
+    result = np.dtype(dtype)
+    if result not in _SUPPORTED:
+        names = ", ".join(sorted(str(known) for known in _SUPPORTED))
+        raise TypeError(f"dtype {result} is not supported, expected one of {names}")
+    return result
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor that owns a copy of `data` (numbers, nested sequences, arrays, tensors).
+
+    Python floats become float32 and ints int64, as in PyTorch; arrays keep their dtype.
+    Raises TypeError for dtypes that the engine does not know, ValueError for ragged sequences.
+    """
+    if isinstance(data, Tensor):
+        data = data.data
+    array = np.array(data, dtype=None if dtype is None else as_dtype(dtype), copy=True, order="C")
+    if dtype is None and not hasattr(data, "dtype") and array.dtype == float64 and not _holds_numpy(data):
+        array = array.astype(float32)
+    return Tensor(_supported(array, "tensor"), requires_grad)
+
+
+def _holds_numpy(data: Any) -> bool:
+    """Whether nested sequences have NumPy scalars or arrays at the bottom: those keep their dtype."""
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return isinstance(data, (np.ndarray, np.generic))
+
+
+def as_tensor(data: Any, dtype: Any = None) -> Tensor:
+    """`data` as a tensor, sharing memory where that is possible."""
+    if isinstance(data, Tensor):
+        return data if dtype is None or data.dtype == np.dtype(dtype) else data.to(dtype)
+    if isinstance(data, np.ndarray) and (dtype is None or data.dtype == np.dtype(dtype)):
+        return Tensor(_supported(data, "as_tensor"))
+    return tensor(data, dtype)
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A tensor that shares memory with `array`. Raises TypeError if it is no NumPy array."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+    return Tensor(_supported(array, "from_numpy"))
