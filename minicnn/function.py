@@ -47,8 +47,8 @@ def detect_anomaly() -> Iterator[None]:
 class Function:
     """One differentiable operation. Subclasses give `forward` and `backward`; callers use `apply`.
 
-    forward(self, *inputs, **options) gets arrays (and None or numbers where `apply` got those) and returns an
-    array, or a tuple whose first entry is the differentiable result and whose others are not.
+    forward(self, *inputs, **options) gets arrays (and None or numbers where `apply` got those) and returns
+    an array, or a tuple whose first entry is the differentiable result and whose others are not.
     backward(self, grad) gets the gradient of the result and returns one array or None per positional input.
     It may return `grad` itself or views of it, and must not write into it.
 
@@ -126,8 +126,8 @@ class Function:
             if version.count != count:
                 layer = f" of layer '{self.layer}'" if self.layer else ""
                 raise RuntimeError(
-                    f"{self.name}{layer}: a tensor of shape {shape} that its gradient needs was changed in place "
-                    f"after the forward pass; call backward before the change, or change a clone()"
+                    f"{self.name}{layer}: a tensor of shape {shape} that its gradient needs was changed "
+                    f"in place after the forward pass; call backward before the change, or change a clone()"
                 )
 
     def release(self) -> None:
@@ -217,8 +217,8 @@ def _count_consumers(root: Function) -> dict[Function, int]:
         node = stack.pop()
         if node.released:
             raise RuntimeError(
-                f"backward: the tape at {node.name} was already walked and freed; call backward once on the sum of "
-                f"the losses, run the forward pass again, or pass retain_graph=True the first time"
+                f"backward: the tape at {node.name} was already walked and freed; call backward once on the "
+                f"sum of the losses, run the forward pass again, or pass retain_graph=True the first time"
             )
         for parent in node.parents:
             if isinstance(parent, Function):
@@ -232,7 +232,7 @@ def _count_consumers(root: Function) -> dict[Function, int]:
 def _accumulate(leaf: Tensor, grad: Any, shared: bool) -> None:
     backend = kernels.of(grad)
     if leaf.grad is None:
-        # A broadcast view is read-only and may be a few bytes behind a large shape: a leaf owns its gradient.
+        # A broadcast view is read-only, a few bytes behind a large shape: a leaf owns its gradient.
         leaf.grad = Tensor(backend.copy(grad) if shared or not grad.flags.writeable else grad)
     else:
         leaf.grad.data = backend.add(leaf.grad.data, grad)

@@ -39,7 +39,7 @@ def is_grad_enabled() -> bool:
 
 @contextmanager
 def set_grad_enabled(mode: bool) -> Iterator[None]:
-    """Record operations (True) or not (False) within the block. `no_grad` and `enable_grad` are its two uses."""
+    """Record operations (True) or not (False) within the block; `no_grad` and `enable_grad` use it."""
     previous, _grad_mode.enabled = _grad_mode.enabled, bool(mode)
     try:
         yield
@@ -192,7 +192,7 @@ class Tensor:
         return kernels.to_host(self._data).tolist()
 
     def numpy(self) -> np.ndarray:
-        """The array, sharing memory. Raises RuntimeError if the tensor requires a gradient (`detach` it first)."""
+        """The array, sharing memory. Raises RuntimeError for a tensor that requires a gradient."""
         if self.requires_grad:
             raise RuntimeError("numpy: this tensor requires a gradient; use tensor.detach().numpy()")
         return kernels.to_host(self._data)
@@ -259,7 +259,7 @@ class Tensor:
     # -- in place -----------------------------------------------------------------------------
 
     def mark_changed(self) -> None:
-        """Tell the tape that `data` was written in place: a backward that needs the old values will refuse."""
+        """Tell the tape that `data` was written in place: a backward needing the old values will refuse."""
         self._version.count += 1
 
     def _check_in_place(self, op: str) -> None:
@@ -382,7 +382,10 @@ def _supported(array: np.ndarray, what: str) -> np.ndarray:
 
 
 def as_dtype(dtype: Any) -> np.dtype:
-    """`dtype` (NumPy dtype, type or name) as a NumPy dtype. Raises TypeError if the engine does not know it."""
+    """`dtype` (NumPy dtype, type or name) as a NumPy dtype.
+
+    Raises TypeError if the engine does not know it.
+    """
     result = np.dtype(dtype)
     if result not in _SUPPORTED:
         names = ", ".join(sorted(str(known) for known in _SUPPORTED))

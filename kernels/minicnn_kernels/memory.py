@@ -136,7 +136,10 @@ def clear() -> None:
 
 
 def poison(enabled: bool) -> bool:
-    """For tests: fill returned and new buffers with NaN so that a stale read shows. Returns the old setting."""
+    """For tests: fill returned and new buffers with NaN so that a stale read shows.
+
+    Returns the previous setting.
+    """
     global _poison
     previous, _poison = _poison, enabled
     return previous

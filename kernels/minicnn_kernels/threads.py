@@ -48,7 +48,7 @@ def set_threads(n: int) -> None:
 
 
 def apply_threads() -> None:
-    """Tell Numba (if it is loaded) and BLAS what `get_threads` says. The cpu back end calls this when it loads."""
+    """Tell Numba (if loaded) and BLAS what `get_threads` says. The cpu back end calls this when it loads."""
     n = min(get_threads(), _numba_limit())
     numba = sys.modules.get("numba")
     if numba is not None and hasattr(numba, "set_num_threads"):
