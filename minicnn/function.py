@@ -103,9 +103,10 @@ class Function:
             result.requires_grad = True
             result._node = node
             node._record(inputs, result)
-        if isinstance(outcome, tuple):
-            return (result, *(Tensor(array) for array in extra))
-        return result
+        results = (result, *(Tensor(array) for array in extra))
+        if scope.watch.recorder is not None:
+            scope.watch.recorder.op(cls, inputs, options, results)
+        return results if isinstance(outcome, tuple) else result
 
     def _record(self, inputs: tuple[Any, ...], result: Tensor) -> None:
         saved = {id(value) for value in vars(self).values()}

@@ -1,12 +1,43 @@
-"""Where in a model we are: the stack of modules that are running, one per thread.
+"""Where in a model we are, and who is watching: the stack of running modules and the recorder, per thread.
 
 `Module.__call__` pushes and pops; errors, NaN reports and tracing read. So a message can say
-"Conv2d 'features.3'" although functions know nothing of modules.
+"Conv2d 'features.3'" although functions know nothing of modules. A recorder (`minicnn.graph.trace` sets
+one) is told of every op, and of every value that leaves the engine for Python.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+
+class Recorder(Protocol):
+    """What `recording` accepts."""
+
+    def op(self, function: type, inputs: tuple, options: dict, results: tuple) -> None:
+        """`function.apply(*inputs, **options)` gave the tensors `results`."""
+
+    def read(self, tensor: Any, how: str) -> None:
+        """Python reads the values of `tensor` through the method `how`."""
+
+
+class _Recording(threading.local):
+    recorder: Recorder | None = None
+
+
+watch = _Recording()
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Within the block `recorder` sees what this thread computes."""
+    previous, watch.recorder = watch.recorder, recorder
+    try:
+        yield
+    finally:
+        watch.recorder = previous
 
 
 class _Stack(threading.local):
