@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import minicnn_kernels as kernels
+from minicnn import scope
 
 if TYPE_CHECKING:
     from minicnn.function import Function
@@ -179,25 +180,34 @@ class Tensor:
 
     # -- out of the engine --------------------------------------------------------------------
 
+    def _leaves(self, how: str) -> None:
+        """Python is about to see the values: a recorder (see `scope`) may have something to say."""
+        if scope.watch.recorder is not None:
+            scope.watch.recorder.read(self, how)
+
     def item(self) -> Any:
         """The only element, as a Python number. Raises ValueError if there are several."""
         if self._data.size != 1:
             raise ValueError(
                 f"item: expected a tensor with one element, got shape {self.shape}; use tolist()"
             )
+        self._leaves("item")
         return kernels.to_host(self._data).item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
+        self._leaves("tolist")
         return kernels.to_host(self._data).tolist()
 
     def numpy(self) -> np.ndarray:
         """The array, sharing memory. Raises RuntimeError for a tensor that requires a gradient."""
         if self.requires_grad:
             raise RuntimeError("numpy: this tensor requires a gradient; use tensor.detach().numpy()")
+        self._leaves("numpy")
         return kernels.to_host(self._data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._leaves("__array__")
         return np.array(kernels.to_host(self._data), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
