@@ -1,0 +1,11 @@
+"""The specification: every kernel in plain NumPy, as short as its formula, for any dtype.
+
+One file per family, gathered here into one flat namespace. `cpu` has the same names and signatures, made
+fast; `tests/test_functions.py` holds each of its kernels against the one here.
+"""
+
+# ruff: noqa: F403
+from minicnn_kernels.reference.elementwise import *
+from minicnn_kernels.reference.optim import *
+from minicnn_kernels.reference.reduction import *
+from minicnn_kernels.reference.shape import *

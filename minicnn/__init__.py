@@ -1,0 +1,77 @@
+"""minicnn: a deep-learning engine from scratch on NumPy and Numba.
+
+Public names only: tensors and their functions are here, in PyTorch's spelling; layers, optimizers, data and
+the rest are the submodules named in `_SUBMODULES`, imported when first used. Begin reading in `tensor.py`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from minicnn import functions
+from minicnn.function import Function, NonFiniteError, detect_anomaly
+from minicnn.functions import *  # noqa: F403
+from minicnn.tensor import (
+    Tensor,
+    as_tensor,
+    bool_,
+    enable_grad,
+    float32,
+    float64,
+    from_numpy,
+    int8,
+    int16,
+    int32,
+    int64,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+    tensor,
+    uint8,
+)
+from minicnn.testing import GradcheckError, gradcheck
+from minicnn_kernels import get_threads as get_num_threads
+from minicnn_kernels import set_threads as set_num_threads
+
+__version__ = "0.1.0"
+
+_SUBMODULES = ("data", "models", "nn", "optim", "testing", "training")
+
+__all__ = [
+    *functions.__all__,
+    *_SUBMODULES,
+    "Function",
+    "GradcheckError",
+    "NonFiniteError",
+    "Tensor",
+    "as_tensor",
+    "bool_",
+    "detect_anomaly",
+    "enable_grad",
+    "float32",
+    "float64",
+    "from_numpy",
+    "get_num_threads",
+    "gradcheck",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "no_grad",
+    "set_grad_enabled",
+    "set_num_threads",
+    "tensor",
+    "uint8",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"minicnn.{name}")
+    raise AttributeError(f"module 'minicnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

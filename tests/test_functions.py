@@ -1,0 +1,182 @@
+"""Every property of every op: the rows of the op table times the back ends."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import zlib
+from types import ModuleType
+
+import numpy as np
+import pytest
+from op_table import OpCase, assert_close, assert_same, cast, collect, expanded, layouts, run, run_torch
+
+import minicnn
+import minicnn_kernels as kernels
+
+CASES = collect()
+# Each back end in its precision: of its own, float64 goes to the reference and float32 to the cpu's kernels.
+PRECISION = {"reference": np.float64, "cpu": np.float32}
+BACKENDS = os.environ.get("MINICNN_TEST_BACKENDS", "reference,cpu").split(",")
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_edge = pytest.mark.parametrize(
+    ("case", "edge"), [pytest.param(c, e, id=f"{c.name}: {e}") for c in CASES for e in c.edges]
+)
+every_case_of_torch = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.torch is not None], ids=lambda case: case.name
+)
+every_edge_of_torch = pytest.mark.parametrize(
+    ("case", "edge"),
+    [pytest.param(c, e, id=f"{c.name}: {e}") for c in CASES if c.torch is not None for e in c.edges],
+)
+
+
+def generator(case: OpCase) -> np.random.Generator:
+    """The same inputs for a row in every test."""
+    return np.random.default_rng(zlib.crc32(case.name.encode()))
+
+
+def inputs(case: OpCase, backend: str, edge: str | None = None) -> tuple[np.ndarray, ...]:
+    factory = case.inputs if edge is None else case.edges[edge]
+    return cast(factory(generator(case)), PRECISION[backend])
+
+
+def tolerance(case: OpCase, backend: str) -> float:
+    return case.tolerance if PRECISION[backend] == np.float32 else 1e-9
+
+
+def kernel_names(backend: ModuleType) -> set[str]:
+    return {
+        name
+        for name, value in vars(backend).items()
+        if inspect.isfunction(value) and not name.startswith("_") and "minicnn_kernels" in value.__module__
+    }
+
+
+def test_cpu_has_every_kernel_of_the_reference_with_the_same_signature() -> None:
+    reference, cpu = kernels.backend("reference"), kernels.backend("cpu")
+    names = kernel_names(reference)
+    assert not sorted(names - set(dir(cpu))), "kernels that the cpu back end lacks"
+    different = [
+        f"{name}{inspect.signature(getattr(cpu, name))} != {inspect.signature(getattr(reference, name))}"
+        for name in sorted(names)
+        if list(inspect.signature(getattr(cpu, name)).parameters.values())
+        != list(inspect.signature(getattr(reference, name)).parameters.values())
+    ]
+    assert not different
+
+
+@every_case
+def test_cpu_equals_reference(case: OpCase) -> None:
+    arrays = inputs(case, "cpu")
+    assert_same(run(case, arrays), run(case, arrays, backend="reference"), case.tolerance)
+
+
+@every_edge
+def test_cpu_equals_reference_at_the_edge(case: OpCase, edge: str) -> None:
+    arrays = inputs(case, "cpu", edge)
+    assert_same(run(case, arrays), run(case, arrays, backend="reference"), case.tolerance)
+
+
+@every_case
+def test_gradient_by_random_direction(case: OpCase) -> None:
+    arrays = inputs(case, "reference")
+    tensors = [minicnn.from_numpy(array) for array in arrays]
+    for i in case.differentiated(arrays):
+        tensors[i].requires_grad_()
+
+    def first_result(*tensors: minicnn.Tensor) -> list[minicnn.Tensor]:
+        return [result for result in case.call(*tensors) if result.requires_grad]
+
+    if first_result(*tensors):
+        assert minicnn.gradcheck(first_result, tensors, tol=1e-6)
+    else:
+        assert not case.differentiated(arrays) or case.differentiable == ()
+
+
+@pytest.mark.peers
+@every_backend
+@every_case_of_torch
+def test_equal_to_pytorch(case: OpCase, backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    arrays = inputs(case, backend)
+    assert_same(run(case, arrays), run_torch(torch, case, arrays), tolerance(case, backend))
+
+
+@pytest.mark.peers
+@every_backend
+@every_edge_of_torch
+def test_equal_to_pytorch_at_the_edge(case: OpCase, edge: str, backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    arrays = inputs(case, backend, edge)
+    assert_same(run(case, arrays), run_torch(torch, case, arrays), tolerance(case, backend))
+
+
+@every_backend
+@every_case
+def test_inputs_are_not_modified(case: OpCase, backend: str) -> None:
+    arrays = inputs(case, backend)
+    before = [array.copy() for array in arrays]
+    gradients: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def remember(grad: np.ndarray) -> np.ndarray:
+        gradients.append((grad, grad.copy()))
+        return grad
+
+    run(case, arrays, relayout=remember)
+    for i, (array, copy) in enumerate(zip(arrays, before, strict=True)):
+        assert_close(array, copy, 0, f"input {i} after forward and backward")
+    for grad, copy in gradients:
+        assert_close(grad, copy, 0, "gradient of the result after backward")
+
+
+@every_backend
+@every_case
+def test_memory_shared_with_an_input_shares_its_version(case: OpCase, backend: str) -> None:
+    """Else a change in place through the one would go unseen by the other's backward."""
+    tensors = [minicnn.from_numpy(array) for array in inputs(case, backend)]
+    for result in case.call(*tensors):
+        for tensor in tensors:
+            if np.may_share_memory(result.data, tensor.data):
+                assert result._version is tensor._version
+
+
+@every_backend
+@every_case
+def test_each_gradient_alone_equals_all_together(case: OpCase, backend: str) -> None:
+    arrays = inputs(case, backend)
+    together = run(case, arrays).grads
+    for i in case.differentiated(arrays):
+        alone = run(case, arrays, wanted=(i,)).grads
+        assert [j for j, grad in enumerate(alone) if grad is not None] in ([i], [])
+        if together[i] is not None:
+            assert_close(alone[i], together[i], tolerance(case, backend) / 10, f"gradient of input {i}")
+
+
+@every_backend
+@pytest.mark.parametrize("case", [c for c in CASES if c.layouts], ids=lambda case: case.name)
+def test_memory_layout_does_not_change_the_answer(case: OpCase, backend: str) -> None:
+    arrays = inputs(case, backend)
+    expected = run(case, arrays)
+    for i, array in enumerate(arrays):
+        for name, same in layouts(array):
+            outcome = run(case, (*arrays[:i], same, *arrays[i + 1 :]))
+            try:
+                assert_same(outcome, expected, tolerance(case, backend))
+            except AssertionError as error:
+                raise AssertionError(f"input {i} {name}: {error}") from None
+    for relayout in (np.asfortranarray, lambda grad: np.repeat(grad, 2, axis=-1)[..., ::2]):
+        if all(result.ndim for result in expected.results):
+            assert_same(run(case, arrays, relayout=relayout), expected, tolerance(case, backend))
+
+
+@every_backend
+@pytest.mark.parametrize("case", [c for c in CASES if c.layouts], ids=lambda case: case.name)
+def test_inputs_of_stride_zero_equal_their_copies(case: OpCase, backend: str) -> None:
+    repeated = tuple(expanded(array) if array.dtype.kind == "f" else array for array in inputs(case, backend))
+    dense = tuple(array.copy() for array in repeated)
+    assert_same(run(case, repeated), run(case, dense), tolerance(case, backend))
+    expected = run(case, dense, relayout=lambda grad: expanded(grad).copy())
+    assert_same(run(case, dense, relayout=expanded), expected, tolerance(case, backend))
