@@ -1,0 +1,10 @@
+"""Every kernel of `reference`, compiled by Numba for this machine: float32, parallel, channels-last.
+
+One file per family under the reference's names and signatures. A name that no file here overrides
+is the reference's own. Results do not depend on the number of threads. `compiler.py` says how
+kernels are compiled and cached, `layout.py` which memory order they read, `microkernel.py` where
+the arithmetic of convolutions and matrix products happens.
+"""
+
+# ruff: noqa: F403
+from minicnn_kernels.reference import *

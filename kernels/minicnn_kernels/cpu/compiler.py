@@ -1,0 +1,200 @@
+"""The one way in which this back end compiles: `kernel`, a decorator on `numba.njit`.
+
+It fixes where machine code is cached, what liberties the optimizer may take with floating point,
+and what happens when Python threads or forked processes meet in the thread pool. Which loops are
+compiled is the business of the files beside this one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import event
+
+from minicnn_kernels import threads
+
+# A multiply and the add that follows may become one fused instruction: it rounds less, and NaN,
+# infinities and signed zeros stay what they are. A reduction that must vectorize asks for REDUCTION.
+CONTRACT = frozenset({"contract"})
+REDUCTION = frozenset({"contract", "reassoc", "nsz"})
+
+
+def kernel(
+    function: Callable | None = None,
+    *,
+    parallel: bool = False,
+    fastmath: Iterable[str] = CONTRACT,
+    inline: str = "never",
+) -> Any:
+    """Compile `function` when it is first called; later processes load it from the disk.
+
+    parallel: `prange` loops run on all threads. Such a kernel is called from Python only, not from
+    other kernels. Its tasks must be split by shapes alone, so that results are the same for any
+    number of threads. fastmath: the LLVM flags this function is allowed; none may break NaN.
+
+    Define kernels at module level with run-time shapes: a closure never hits the cache.
+    """
+    if function is None:
+        return functools.partial(kernel, parallel=parallel, fastmath=fastmath, inline=inline)
+    flags = {"fastmath": set(fastmath), "inline": inline}
+    if not parallel:
+        return _compiled(function, cache_folder(), **flags)
+    return _ParallelKernel(function, flags)
+
+
+class _ParallelKernel:
+    """A kernel with `prange` loops, safe to call from any Python thread and after a fork.
+
+    GNU OpenMP ends a forked child that uses its parent's pool. There the same source is compiled
+    without threads; the tasks, and so the results, are the same.
+    """
+
+    __slots__ = ("_call", "_flags", "_serial", "py_func")
+
+    def __init__(self, function: Callable, flags: dict[str, Any]) -> None:
+        self.py_func = function
+        self._flags = flags
+        self._call = _compiled(function, cache_folder(), parallel=True, **flags)
+        self._serial: Callable | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        if _forked:
+            return self._without_threads()(*args)
+        if _one_at_a_time is None:
+            return self._call(*args)
+        with _one_at_a_time:
+            return self._call(*args)
+
+    def _without_threads(self) -> Callable:
+        if self._serial is None:
+            # A folder of its own: Numba's cache does not distinguish parallel from serial code.
+            self._serial = _compiled(self.py_func, cache_folder() / "serial", **self._flags)
+        return self._serial
+
+
+def _compiled(function: Callable, folder: Path, **options: Any) -> Callable:
+    """`numba.njit` with our defaults, cached in `folder`."""
+    # Numba reads CACHE_DIR while it decorates; other packages of the process keep their own.
+    previous = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+    finally:
+        numba.config.CACHE_DIR = previous
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Where machine code lives: a folder per version of the sources, private to the user.
+
+    Under MINICNN_CACHE_DIR, else NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else ~/.cache; under the
+    system's temporary folder when that cannot be written.
+    """
+    version = f"kernels-{_source_hash()}"
+    chosen = os.environ.get("MINICNN_CACHE_DIR") or numba.config.CACHE_DIR
+    if chosen:
+        root = Path(chosen).expanduser()
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minicnn"
+    folder = _writable(root / version)
+    if folder is None:
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        folder = _writable(Path(tempfile.gettempdir()) / f"minicnn-{user}-{version}")
+    return folder or Path(tempfile.mkdtemp(prefix="minicnn-"))
+
+
+def _writable(folder: Path) -> Path | None:
+    """`folder`, made if need be, if we can write there and nobody else owns it; else None."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Cached code is executed when loaded: never take it from a folder that is someone else's.
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            return None
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
+
+
+def _source_hash() -> str:
+    """Changes with any source file here: Numba itself does not notice a changed callee in another file."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Progress(event.Listener):
+    """Says once that kernels are being compiled and, at exit, how long that took."""
+
+    def __init__(self) -> None:
+        self.kernels = 0
+        self.seconds = 0.0
+        self._depth = 0
+        self._started = 0.0
+
+    def on_start(self, event: event.Event) -> None:
+        if not _is_ours(event):
+            return
+        if self._depth == 0:
+            self._started = time.perf_counter()
+            if self.kernels == 0:
+                _say(
+                    "minicnn: compiling CPU kernels for this machine "
+                    f"(first run only; cached in {cache_folder().parent})"
+                )
+                atexit.register(self._finish)
+        self._depth += 1
+
+    def on_end(self, event: event.Event) -> None:
+        if not _is_ours(event):
+            return
+        self._depth -= 1
+        self.kernels += 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._started
+
+    def _finish(self) -> None:
+        _say(f"minicnn: {self.kernels} CPU kernels took {self.seconds:.1f} s to compile")
+
+
+def _is_ours(event: event.Event) -> bool:
+    return event.data["dispatcher"].py_func.__module__.startswith("minicnn_kernels.")
+
+
+def _say(line: str) -> None:
+    if os.environ.get("MINICNN_QUIET", "") in ("", "0"):
+        print(line, file=sys.stderr, flush=True)
+
+
+def compiled() -> tuple[int, float]:
+    """Kernels that this process had to compile (0 when all came from the cache), and the seconds it took."""
+    return _progress.kernels, _progress.seconds
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = numba.threading_layer() == "omp"
+
+
+_progress = _Progress()
+_forked = False
+event.register("numba:compile", _progress)
+threads.apply_threads()  # also starts Numba's pool, so that its kind is known from here on
+# Numba's own pool aborts the process when two Python threads meet in it.
+_one_at_a_time = threading.Lock() if numba.threading_layer() == "workqueue" else None
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
