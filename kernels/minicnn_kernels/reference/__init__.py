@@ -5,7 +5,13 @@ fast; `tests/test_functions.py` holds each of its kernels against the one here.
 """
 
 # ruff: noqa: F403
+from minicnn_kernels.reference.activation import *
+from minicnn_kernels.reference.conv import *
 from minicnn_kernels.reference.elementwise import *
+from minicnn_kernels.reference.linear import *
+from minicnn_kernels.reference.loss import *
+from minicnn_kernels.reference.normalization import *
 from minicnn_kernels.reference.optim import *
+from minicnn_kernels.reference.pooling import *
 from minicnn_kernels.reference.reduction import *
 from minicnn_kernels.reference.shape import *
