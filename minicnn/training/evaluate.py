@@ -1,0 +1,72 @@
+"""A model on data without training it: `evaluate` for numbers, `predict` for answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+import minicnn
+from minicnn import nn
+from minicnn.tensor import Tensor, as_tensor
+from minicnn.training.metrics import Evaluation, Means, confusion_matrix, count_correct, is_classification
+
+
+@contextmanager
+def inference(model: Any) -> Iterator[None]:
+    """Within the block the model is in eval mode and nothing is recorded; its mode is put back after."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with minicnn.no_grad():
+            yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def evaluate(model: Any, loader: Any, *, loss: Callable[[Any, Any], Any] | None = None) -> Evaluation:
+    """Loss, accuracy and confusion matrix of `model` over `loader`, which yields (images, targets).
+
+    loss(outputs, targets): a mean over the batch; default cross-entropy. Accuracy and confusion need
+    outputs (N, C) and class numbers (N,). Raises ValueError if the loader yields nothing.
+    """
+    loss = loss or nn.functional.cross_entropy
+    means, truth, answers, classes = Means(), [], [], 0
+    with inference(model):
+        for images, targets in loader:
+            outputs = model(images)
+            means.add(loss(outputs, targets).item(), len(images), count_correct(outputs, targets))
+            if is_classification(outputs, targets):
+                classes = outputs.shape[1]
+                truth.append(targets.numpy())
+                answers.append(outputs.argmax(dim=1).numpy())
+    if not means.images:
+        raise ValueError("evaluate: the loader yields no images; is its data set empty?")
+    confusion = confusion_matrix(np.concatenate(truth), np.concatenate(answers), classes) if truth else None
+    return Evaluation(means.images, means.loss, means.accuracy, confusion)
+
+
+def predict(model: Any, images: Any, *, batch_size: int = 256, classes: bool = False) -> np.ndarray:
+    """Probabilities (N, C) of softmax for `images`, or with `classes` the most probable class (N,), int64.
+
+    images: array or tensor (N, ...), preprocessed as for training; or an iterable of batches, either of
+    images or of (images, targets). Raises ValueError if there are none.
+    """
+    answers = []
+    with inference(model):
+        for batch in _batches(images, batch_size):
+            outputs = model(batch)
+            answers.append((outputs.argmax(dim=1) if classes else outputs.softmax(dim=1)).numpy())
+    if not answers:
+        raise ValueError("predict: expected at least one image, got none")
+    return np.concatenate(answers)
+
+
+def _batches(images: Any, batch_size: int) -> Iterable[Tensor]:
+    if isinstance(images, (np.ndarray, Tensor)):
+        tensor = as_tensor(images)
+        return (tensor[i : i + batch_size] for i in range(0, len(tensor), batch_size))
+    return (as_tensor(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in images)

@@ -1,0 +1,138 @@
+"""Numbers that describe a model: means over images, the confusion matrix, and the history of a training.
+
+Everything here is bookkeeping on the host in double precision; nothing is recorded on the tape.
+`evaluate.py` computes an Evaluation, `trainer.py` a History.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+class Means:
+    """Loss and accuracy over images, each batch weighted by its size.
+
+    The last batch of an epoch is often smaller; the mean of batch means would count its images for more.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.loss_sum = 0.0
+        self.classified = 0
+        self.correct = 0
+
+    def add(self, loss: float, images: int, correct: int | None = None) -> None:
+        """Count a batch of `images` with mean `loss`; `correct` is None where there are no classes."""
+        self.images += images
+        self.loss_sum += loss * images
+        if correct is not None:
+            self.classified += images
+            self.correct += correct
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per image."""
+        return self.loss_sum / self.images if self.images else 0.0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Fraction of images classified right, None where there are no classes."""
+        return self.correct / self.classified if self.classified else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, so that an interrupted epoch goes on counting."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        vars(self).update(state)
+
+
+def is_classification(outputs: Any, targets: Any) -> bool:
+    """Whether these are scores (N, C) with one class number per row (N,), so that accuracy has a meaning."""
+    return outputs.ndim == 2 and targets.ndim == 1 and targets.dtype.kind in "iu"
+
+
+def count_correct(outputs: Any, targets: Any) -> int | None:
+    """How many rows of the scores (N, C) are largest at their target (N,); None if these are no classes."""
+    if not is_classification(outputs, targets):
+        return None
+    return int((outputs.detach().argmax(dim=1) == targets).sum().item())
+
+
+def confusion_matrix(targets: Any, predictions: Any, classes: int) -> np.ndarray:
+    """Counts (classes, classes): row = true class, column = predicted class. int64.
+
+    Raises ValueError if a class number lies outside of 0 ... classes - 1.
+    """
+    targets, predictions = (np.asarray(numbers, dtype=np.int64) for numbers in (targets, predictions))
+    for what, numbers in (("target", targets), ("prediction", predictions)):
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < classes:
+            raise ValueError(
+                f"confusion_matrix: expected every {what} in 0 ... {classes - 1}, "
+                f"got values from {numbers.min()} to {numbers.max()}; is `classes` too small?"
+            )
+    counts = np.bincount(targets * classes + predictions, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found. accuracy and confusion are None where the targets are no classes."""
+
+    images: int
+    loss: float
+    accuracy: float | None = None
+    confusion: np.ndarray | None = None
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """Fraction of each true class that was predicted right (recall), NaN for classes without images."""
+        if self.confusion is None:
+            raise ValueError("per_class: expected class numbers as targets, and there were none")
+        totals = self.confusion.sum(axis=1)
+        right = np.diagonal(self.confusion).astype(np.float64)
+        return np.divide(right, totals, out=np.full(len(totals), np.nan), where=totals > 0)
+
+
+class History:
+    """One row of numbers per finished epoch; `history["loss"]` is a column, `history[-1]` a row.
+
+    Keys: epoch (from 1), loss, accuracy, validation_loss, validation_accuracy, learning_rate, seconds,
+    images_per_second; those that make no sense for a training are absent.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]] | None = None) -> None:
+        self.rows = list(rows or ())
+        self.stopped: str | None = None  # why training ended before the last epoch
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add the numbers of one epoch."""
+        self.rows.append(row)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in row for row in self.rows)
+
+    def __getitem__(self, key: str | int) -> Any:
+        if isinstance(key, int):
+            return self.rows[key]
+        if self.rows and key not in self:
+            known = ", ".join(self.rows[-1])
+            raise KeyError(f"{key!r}: this history has the columns {known}")
+        return [row[key] for row in self.rows]
+
+    def __repr__(self) -> str:
+        last = (
+            "" if not self.rows else ", last " + ", ".join(f"{k}={v:.4g}" for k, v in self.rows[-1].items())
+        )
+        return f"History({len(self)} epochs{last})"

@@ -1,0 +1,304 @@
+"""The training loop: `fit`, and the `Run` that callbacks see and checkpoints hold.
+
+One batch is forward, loss, backward, clipping, optimizer step; everything else (progress, logs,
+early stopping, checkpoints) is a callback. Finding where a NaN came from is in `anomaly.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import minicnn
+from minicnn import nn, optim
+from minicnn.training.anomaly import Snapshot, explain
+from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
+from minicnn.training.checkpoint import Checkpoint, resume_from
+from minicnn.training.errors import TrainingInterrupted
+from minicnn.training.evaluate import evaluate
+from minicnn.training.metrics import History, Means, count_correct
+from minicnn.training.progress import Progress
+
+
+class Run:
+    """One training under way.
+
+    epoch, batch: how many epochs, and batches of the present one, are done. means: running loss and
+    accuracy of the present epoch. history: the finished epochs. stop: set it to a reason and training
+    ends after the epoch. interrupted: Ctrl-C was pressed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loader: Any,
+        *,
+        optimizer: Any,
+        loss: Callable[[Any, Any], Any],
+        epochs: int,
+        validation: Any = None,
+        scheduler: Any = None,
+        scheduler_step: str = "epoch",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        max_norm: float | None = None,
+        l1: float = 0.0,
+        configuration: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.loader, self.optimizer, self.loss = model, loader, optimizer, loss
+        self.epochs, self.validation = epochs, validation
+        self.scheduler, self.scheduler_step = scheduler, scheduler_step
+        self.clip_norm, self.clip_value, self.max_norm, self.l1 = clip_norm, clip_value, max_norm, l1
+        self.configuration = dict(configuration or {})
+        self.callbacks: list[Callback] = []
+        self.epoch = self.batch = 0
+        self.means, self.seconds, self.history = Means(), 0.0, History()
+        self.stop: str | None = None
+        self.interrupted = False
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The callback that saves this run, if there is one."""
+        return next((c for c in self.callbacks if isinstance(c, Checkpoint)), None)
+
+    def weights(self) -> Iterator[Any]:
+        """The parameters that penalties and constraints apply to: all but biases and norms' scales."""
+        return (p for p in self.model.parameters() if p.requires_grad and p.ndim > 1)
+
+    def train_epoch(self) -> None:
+        """The rest of the present epoch, validation, and the row of the history."""
+        self.model.train()
+        if self.batch < len(self.loader):  # a run saved after an epoch's last batch only lacks the validation
+            batches = iter(self.loader)
+            began = time.perf_counter()
+            for images, targets in batches:
+                self.train_batch(images, targets)
+                now = time.perf_counter()
+                self.seconds, began = self.seconds + now - began, now
+                self.batch += 1
+                self._tell("on_batch")
+                if self.interrupted:
+                    self._interrupt()
+        self._finish_epoch()
+
+    def train_batch(self, images: Any, targets: Any) -> None:
+        """One step. Raises TrainingError if the loss or the gradient's norm is not finite."""
+        before = Snapshot(self.model)
+        outputs = self.model(images)
+        loss = self.loss(outputs, targets)
+        value = loss.item()
+        if not math.isfinite(value):
+            explain(self, before, images, targets, f"the loss became {value}")
+        self.optimizer.zero_grad()
+        total = loss if not self.l1 else loss + self.l1 * nn.l1_penalty(self.weights())
+        total.backward()
+        self._clip_gradients(before, images, targets)
+        self.optimizer.step()
+        if self.max_norm is not None:
+            optim.max_norm_(self.weights(), self.max_norm)
+        if self.scheduler is not None and self.scheduler_step == "batch":
+            self.scheduler.step()
+        self.means.add(value, len(images), count_correct(outputs, targets))
+
+    def _clip_gradients(self, before: Snapshot, images: Any, targets: Any) -> None:
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if self.clip_value is not None:
+            optim.clip_grad_value_(parameters, self.clip_value)
+        if self.clip_norm is not None:
+            norm = float(optim.clip_grad_norm_(parameters, self.clip_norm))
+            if not math.isfinite(norm):
+                explain(self, before, images, targets, f"the norm of the gradient became {norm}")
+
+    def _finish_epoch(self) -> None:
+        row: dict[str, Any] = {"epoch": self.epoch + 1, "loss": self.means.loss}
+        if self.means.accuracy is not None:
+            row["accuracy"] = self.means.accuracy
+        if self.validation is not None:
+            result = evaluate(self.model, self.validation, loss=self.loss)
+            row["validation_loss"] = result.loss
+            if result.accuracy is not None:
+                row["validation_accuracy"] = result.accuracy
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row["seconds"] = self.seconds
+        row["images_per_second"] = self.means.images / self.seconds if self.seconds else 0.0
+        if self.scheduler is not None and self.scheduler_step == "epoch":
+            if isinstance(self.scheduler, optim.lr_scheduler.ReduceLROnPlateau):
+                self.scheduler.step(row.get("validation_loss", row["loss"]))
+            else:
+                self.scheduler.step()
+        self.history.append(row)
+        self.epoch, self.batch, self.means, self.seconds = self.epoch + 1, 0, Means(), 0.0
+        self._tell("on_epoch")
+        if self.interrupted and self.epoch < self.epochs:
+            self._interrupt()
+
+    def _tell(self, event: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self)
+
+    def _interrupt(self) -> None:
+        place = f"interrupted in epoch {self.epoch + 1} of {self.epochs} after batch {self.batch}"
+        if self.checkpoint is None:
+            raise TrainingInterrupted(f"{place}; nothing was saved, pass checkpoint= to be able to go on")
+        self.checkpoint.save(self)
+        raise TrainingInterrupted(f"{place}; saved in {self.checkpoint.path}, go on from there with resume")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "loader": self.loader.state_dict() if hasattr(self.loader, "state_dict") else None,
+            "random": minicnn.get_rng_state(),
+            "callbacks": {name: callback.state_dict() for name, callback in self.named_callbacks()},
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "means": self.means.state_dict(),
+            "history": self.history.rows,
+            "stop": self.stop,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`. What fits is checked by `checkpoint.resume_from` before."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if state["loader"] is not None:
+            self.loader.load_state_dict(state["loader"])
+        for name, callback in self.named_callbacks():
+            callback.load_state_dict(state["callbacks"][name])
+        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+        self.means.load_state_dict(state["means"])
+        self.history.rows = list(state["history"])
+        self.stop = state["stop"]
+        minicnn.set_rng_state(state["random"])
+
+    def named_callbacks(self) -> Iterator[tuple[str, Callback]]:
+        """Callbacks that have a state, under names that stay the same from run to run."""
+        for i, callback in enumerate(self.callbacks):
+            if type(callback).state_dict is not Callback.state_dict:
+                yield f"{i}_{type(callback).__name__}", callback
+
+
+def fit(
+    model: Any,
+    train_loader: Any,
+    *,
+    optimizer: Any,
+    loss: Callable[[Any, Any], Any] | None = None,
+    epochs: int,
+    validation: Any = None,
+    scheduler: Any = None,
+    scheduler_step: str = "epoch",
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    max_norm: float | None = None,
+    l1: float = 0.0,
+    early_stopping: EarlyStopping | int | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    checkpoint_every: str = "1 epoch",
+    resume: bool | str | os.PathLike[str] = False,
+    metrics: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    configuration: dict[str, Any] | None = None,
+) -> History:
+    """Train `model` for `epochs` over `train_loader`, which yields (images, targets). Gives the History.
+
+    loss(outputs, targets): a mean over the batch; default cross-entropy. validation: a loader evaluated
+    after every epoch. scheduler_step: "batch" or "epoch", how often `scheduler` steps.
+    clip_norm, clip_value: limits of the gradient. max_norm: limit of the length of each unit's incoming
+    weights. l1: weight of the sum of |w| in the loss (weights, not biases); weight decay is the optimizer's.
+    early_stopping: patience in epochs, or an EarlyStopping. checkpoint: file of the newest state, replaced
+    atomically `checkpoint_every` "1 epoch", "200 batches" or "60 seconds"; a Checkpoint says more.
+    resume: a file to go on from, bit for bit as if there had been no break; True: from `checkpoint` if it
+    exists, else begin. metrics: JSON Lines file. progress: None a bar on a terminal and a line per epoch
+    elsewhere, True the same bar anywhere, False nothing. configuration: plain values that are kept in the
+    checkpoint and must be the same on resume.
+
+    Raises ValueError for arguments that make no sense, TrainingError when loss or weights stop being
+    finite, CheckpointError when a checkpoint does not fit, TrainingInterrupted after Ctrl-C.
+    """
+    if epochs < 1:
+        raise ValueError(f"fit: expected epochs >= 1, got {epochs}")
+    if scheduler_step not in ("batch", "epoch"):
+        raise ValueError(f"fit: expected scheduler_step 'batch' or 'epoch', got {scheduler_step!r}")
+    for what, loader in (("train_loader", train_loader), ("validation", validation)):
+        if loader is not None and len(loader) == 0:
+            raise ValueError(
+                f"fit: {what} has no batches; is its data set empty, or smaller than a batch under drop_last?"
+            )
+    run = Run(
+        model,
+        train_loader,
+        optimizer=optimizer,
+        loss=loss or nn.functional.cross_entropy,
+        epochs=epochs,
+        validation=validation,
+        scheduler=scheduler,
+        scheduler_step=scheduler_step,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        max_norm=max_norm,
+        l1=l1,
+        configuration=configuration,
+    )
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint, every=checkpoint_every)
+    if isinstance(early_stopping, int):
+        early_stopping = EarlyStopping(early_stopping)
+    # The checkpoint comes last: what it saves has seen every other callback of this epoch.
+    optional = (
+        early_stopping,
+        MetricsLog(metrics) if metrics is not None else None,
+        Progress.choose(progress),
+        checkpoint,
+    )
+    run.callbacks = [*callbacks, *(callback for callback in optional if callback is not None)]
+    if resume is True and checkpoint is None:
+        raise ValueError("fit: resume=True goes on from `checkpoint`, and none was given")
+    source = checkpoint.path if resume is True and checkpoint is not None else resume
+    if source and not (resume is True and not os.path.exists(source)):
+        resume_from(run, source)
+    _train(run)
+    return run.history
+
+
+def _train(run: Run) -> None:
+    try:
+        with _finish_batch_on_interrupt(run):
+            run._tell("on_start")
+            while run.epoch < run.epochs and run.stop is None:
+                run.train_epoch()
+            run.history.stopped = run.stop
+            run._tell("on_end")
+    finally:
+        for callback in run.callbacks:
+            callback.close()
+
+
+@contextmanager
+def _finish_batch_on_interrupt(run: Run) -> Iterator[None]:
+    """The first Ctrl-C asks for an orderly end, the second one ends at once. Only the main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def request(signum: int, frame: Any) -> None:
+        run.interrupted = True
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, request)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
