@@ -40,7 +40,7 @@ class OpCase:
     torch_options: options for PyTorch where they differ; default `options`.
     differentiable: positions of the inputs that have a gradient; None means every floating one.
     edges: named factories of further inputs (empty and size-1 dimensions, ties, NaN, values at bounds). They
-        are compared with the reference and with PyTorch, forward and backward, but not with finite differences.
+        are compared with the reference and PyTorch, forward and backward, not with finite differences.
     layouts: whether inputs in other memory layouts, stride 0 among them, must give the same answer.
     tolerance: relative, of float32 against the reference and PyTorch.
     """

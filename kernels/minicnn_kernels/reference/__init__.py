@@ -13,5 +13,6 @@ from minicnn_kernels.reference.loss import *
 from minicnn_kernels.reference.normalization import *
 from minicnn_kernels.reference.optim import *
 from minicnn_kernels.reference.pooling import *
+from minicnn_kernels.reference.random import *
 from minicnn_kernels.reference.reduction import *
 from minicnn_kernels.reference.shape import *

@@ -1,7 +1,7 @@
 """Moving, choosing and copying elements in plain NumPy: nothing here computes with their values.
 
-Results may be views where the name promises no copy (reshape, permute, broadcast_to, getitem). The `_backward`
-kernels send gradients back to the places that elements came from, adding up where one was used twice.
+Results may be views where the name promises no copy (reshape, permute, broadcast_to, getitem). The
+`_backward` kernels send gradients back to the places that elements came from, adding up where one was used twice.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ def broadcast_to(x, shape):
 
 
 def getitem(x, index):
-    """x[index]: a view for slices, a copy for positions and masks."""
-    return np.asarray(x[index])
+    """x[index]: a view for numbers and slices, a copy for positions and masks."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(part is Ellipsis for part in parts):
+        parts = (*parts, Ellipsis)  # else a single element would come back as a copied scalar
+    return x[parts]
 
 
 def getitem_backward(grad, shape, index):
@@ -101,7 +104,7 @@ def flip(x, dims):
 
 
 def roll(x, shifts, dims):
-    """Elements moved by `shifts` along `dims`, re-entering at the other end; dims None: in the flattened array."""
+    """Elements moved by `shifts` along `dims`, re-entering at the other end; dims None: as if flat."""
     return np.roll(x, shifts, dims)
 
 
@@ -130,11 +133,6 @@ def tril(x, diagonal):
 def triu(x, diagonal):
     """The last two dimensions, zero below `diagonal`."""
     return np.triu(x, diagonal)
-
-
-def repeat_interleave(x, repeats, dim):
-    """Each element along `dim` `repeats` times in a row."""
-    return np.repeat(x, repeats, axis=dim)
 
 
 def _cut(before, after):
