@@ -7,44 +7,20 @@ kernels then see plain C-contiguous arrays and are compiled for no other layout.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import prange
 
 from minicnn_kernels import memory
 from minicnn_kernels.cpu.compiler import kernel
 
-__all__ = ["channels_last", "contiguous", "float32"]
+__all__ = ["aligned", "channels_last", "contiguous", "copy_into", "flat", "float32"]
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """The (N, H, W, C) C-contiguous array of images (N, C, H, W): a view if memory allows, else a copy."""
-    images = x.transpose(0, 2, 3, 1)
-    if images.flags.c_contiguous and x.dtype == np.float32:
-        return images
-    n, height, width, channels = images.shape
-    if channels == 1 and x.flags.c_contiguous and x.dtype == np.float32:
-        return x.reshape(n, height, width, 1)
-    out = memory.empty(images.shape)
-    if x.size == 0:
-        return out
-    _channels_last(np.ascontiguousarray(x, np.float32), out)
-    return out
-
-
-@kernel(parallel=True)
-def _channels_last(x, out):
-    """Transpose tiles of 16 pixels: reads run along pixels, writes stay in a few cache lines."""
-    images, channels, height, width = x.shape
-    pixels = height * width
-    source = x.reshape(images, channels, pixels)
-    target = out.reshape(images, pixels, channels)
-    for image in prange(images):
-        for start in range(0, pixels, 16):
-            stop = min(start + 16, pixels)
-            for c in range(channels):
-                row = source[image, c]
-                for p in range(start, stop):
-                    target[image, p, c] = row[p]
+    return contiguous(x.transpose(0, 2, 3, 1))
 
 
 def contiguous(x: np.ndarray) -> np.ndarray:
@@ -52,8 +28,91 @@ def contiguous(x: np.ndarray) -> np.ndarray:
     if x.flags.c_contiguous and x.dtype == np.float32:
         return x
     out = memory.empty(x.shape)
-    np.copyto(out, x, casting="same_kind")
+    copy_into(out, x)
     return out
+
+
+def flat(x: np.ndarray) -> np.ndarray | None:
+    """All elements of `x` in the order of memory, as a 1-d view; None if memory has gaps or repeats."""
+    if not x.flags.c_contiguous:
+        x = x.transpose(memory.memory_order(x))
+        if not x.flags.c_contiguous:
+            return None
+    return x.reshape(-1)
+
+
+def aligned(like: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The elements of `x`, flat, in the memory order of the dense array `like` of the same shape.
+
+    A view if `x` has that order and is float32, else a copy.
+    """
+    same = x.strides == like.strides or (x.flags.c_contiguous and like.flags.c_contiguous)
+    if not same or x.dtype != np.float32:
+        source, x = x, memory.empty_like(like, np.float32)
+        copy_into(x, source)
+    view = flat(x)
+    assert view is not None
+    return view
+
+
+def copy_into(destination: np.ndarray, source: np.ndarray) -> None:
+    """Overwrite `destination` with `source` of the same shape; layouts change in tiles, in parallel."""
+    if source.size >= _WORTH_TILING and source.dtype == destination.dtype == np.float32:
+        pair = _as_transpose(destination, source)
+        if pair is not None:
+            _transpose(*pair)
+            return
+    np.copyto(destination, source, casting="unsafe")
+
+
+_WORTH_TILING = 8192  # elements: below, NumPy's copy is done before threads have started
+
+
+def _as_transpose(destination: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(batch, columns, rows) and (batch, rows, columns) views, if the two orders differ by just that."""
+    axes = [axis for axis in memory.memory_order(destination) if destination.shape[axis] > 1]
+    order = [axes.index(axis) for axis in memory.memory_order(source) if source.shape[axis] > 1]
+    first = next((i for i, axis in enumerate(order) if i != axis), None)
+    if first is None:
+        return None  # the same order: nothing to transpose
+    split = first + order[first:].index(first)  # source: batch, rows, columns; `columns` lead in destination
+    if order[first:] != [*range(order[first], len(order)), *range(first, order[first])]:
+        return None
+    target, origin = flat(destination), flat(source)
+    if target is None or origin is None:
+        return None
+    sizes = [destination.shape[axes[i]] for i in order]
+    batch, rows, columns = (math.prod(part) for part in (sizes[:first], sizes[first:split], sizes[split:]))
+    return target.reshape(batch, columns, rows), origin.reshape(batch, rows, columns)
+
+
+@kernel(parallel=True)
+def _transpose(target, source):
+    """Tiles of 16 x 16, so that both sides stay in a few cache lines; a task has 64 rows."""
+    batch, rows, columns = source.shape
+    strips = (rows + 63) // 64
+    for task in prange(batch * strips):
+        strip = np.int64(task) % strips
+        matrix, transposed = source[np.int64(task) // strips], target[np.int64(task) // strips]
+        last = min(rows, strip * 64 + 64)
+        if rows < 16 or columns < 16:
+            for row in range(strip * 64, last):
+                values = matrix[row]
+                for column in range(columns):
+                    transposed[column, row] = values[column]
+            continue
+        for top in range(strip * 64, last, 16):
+            for left in range(0, columns, 16):
+                if top + 16 <= last and left + 16 <= columns:
+                    for j in range(16):  # constant bounds: LLVM unrolls and vectorizes
+                        line = transposed[left + j]
+                        for i in range(16):
+                            line[top + i] = matrix[top + i, left + j]
+                else:
+                    for column in range(left, min(columns, left + 16)):
+                        line = transposed[column]
+                        for row in range(top, min(last, top + 16)):
+                            line[row] = matrix[row, column]
 
 
 def float32(x: np.ndarray) -> np.ndarray:
