@@ -170,7 +170,8 @@ def _check_integer(name: str, value: Any, *, low: int, high: int | None = None) 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     """Stream 0 orders the epoch, stream b + 1 augments batch b. They are 2**192 blocks of Philox apart."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
+    key, counter = np.array([seed, epoch], np.uint64), np.array([0, 0, 0, stream], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def _as_float32(images: np.ndarray) -> np.ndarray:
