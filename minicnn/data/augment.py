@@ -185,8 +185,8 @@ class Cutout:
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         n, _, height, width = _checked(images, self).shape
-        rows = self._covered(rng.integers(height, size=n), height)
-        columns = self._covered(rng.integers(width, size=n), width)
+        rows = self._covered(rng.integers(height, size=(n,)), height)
+        columns = self._covered(rng.integers(width, size=(n,)), width)
         covered = rows[:, None, :, None] & columns[:, None, None, :]
         return np.where(covered, images.dtype.type(self.fill), images)
 

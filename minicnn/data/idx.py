@@ -17,8 +17,9 @@ import os
 import zlib
 from collections.abc import Iterable
 from importlib.resources.abc import Traversable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def read_idx(path: str | os.PathLike[str] | Traversable, *, ndim: int | None = N
             ) from error
 
 
-def _read_array(file: IO[bytes], available: int, ndim: int | None, source: Any) -> np.ndarray:
+def _read_array(file: BufferedIOBase, available: int, ndim: int | None, source: Any) -> np.ndarray:
     """The array in `file`, which holds at most `available` bytes."""
     dtype, shape = _read_header(file, ndim, source)
     header = 4 + 4 * len(shape)
@@ -69,10 +70,10 @@ def _read_array(file: IO[bytes], available: int, ndim: int | None, source: Any) 
 
     # NumPy's memory becomes real only as it is written, so a gzip file that lies costs no more than it holds.
     array = np.empty(shape, dtype)
-    target = memoryview(array.reshape(-1).view(np.uint8))
+    target = array.reshape(-1).view(np.uint8).data
     filled = 0
     while filled < expected:
-        count = file.readinto(target[filled : filled + _CHUNK])  # type: ignore[attr-defined]
+        count = file.readinto(target[filled : filled + _CHUNK])
         if not count:
             raise IdxError(
                 f"{source}: truncated: the header promises {expected:,} bytes of "
@@ -87,7 +88,7 @@ def _read_array(file: IO[bytes], available: int, ndim: int | None, source: Any) 
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_header(file: IO[bytes], ndim: int | None, source: Any) -> tuple[np.dtype, tuple[int, ...]]:
+def _read_header(file: BufferedIOBase, ndim: int | None, source: Any) -> tuple[np.dtype, tuple[int, ...]]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES:
         raise IdxError(
