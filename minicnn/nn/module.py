@@ -1,0 +1,489 @@
+"""Module, the building block of models, and Parameter, a tensor that a module trains.
+
+A module knows its parameters, buffers and children by name; everything that walks a model (state_dict,
+train and eval, moving between types, printing) is here, with PyTorch's names and behaviour. Layers are in
+the files beside this one; where a running module stands in its model is kept by `minicnn.scope`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+import minicnn_kernels as kernels
+from minicnn import scope
+from minicnn.tensor import Tensor, as_dtype, float32, float64, no_grad, tensor
+
+M = TypeVar("M", bound="Module")
+
+
+class Parameter(Tensor):
+    """A tensor that a module registers when it is assigned as an attribute. Requires a gradient by default.
+
+    data: array, tensor (memory is shared) or nested numbers.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        if not isinstance(data, np.ndarray):
+            data = data.data if isinstance(data, Tensor) else tensor(data).data
+        super().__init__(data, requires_grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        result = Parameter(kernels.of(self.data).copy(self.data), self.requires_grad)
+        memo[id(self)] = result
+        if self.grad is not None:
+            result.grad = Tensor(kernels.of(self.grad.data).copy(self.grad.data))
+        return result
+
+    def __repr__(self) -> str:
+        return "Parameter containing:\n" + super().__repr__()
+
+
+class LoadReport(NamedTuple):
+    """What `load_state_dict(strict=False)` left: names the file lacked, and names the model lacks."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"LoadReport(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+
+class RemovableHandle:
+    """Takes a registered hook away again: `remove()`, or at the end of a with block."""
+
+    _ids = itertools.count()
+
+    def __init__(self, hooks: dict[int, Callable], hook: Callable) -> None:
+        self._hooks, self._id = hooks, next(self._ids)
+        hooks[self._id] = hook
+
+    def remove(self) -> None:
+        """Forget the hook; doing so twice is harmless."""
+        self._hooks.pop(self._id, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+class Module:
+    """Base class of layers and models: assign parameters and modules as attributes, define `forward`."""
+
+    training: bool
+    _scope_name: str
+
+    def __init__(self) -> None:
+        set_attribute = super().__setattr__  # past our own __setattr__, which needs these dicts
+        set_attribute("_parameters", {})
+        set_attribute("_buffers", {})
+        set_attribute("_non_persistent_buffers", set())
+        set_attribute("_modules", {})
+        set_attribute("_forward_hooks", {})
+        set_attribute("_forward_pre_hooks", {})
+        set_attribute("_scope_name", "")
+        set_attribute("training", True)
+
+    # -- running ------------------------------------------------------------------------------
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """The module's result. Subclasses define it; callers call the module itself."""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        scope.push(type(self).__name__, self._scope_name)
+        try:
+            for hook in tuple(self._forward_pre_hooks.values()):
+                replaced = hook(self, inputs)
+                if replaced is not None:
+                    inputs = replaced if isinstance(replaced, tuple) else (replaced,)
+            result = self.forward(*inputs, **options)
+            for hook in tuple(self._forward_hooks.values()):
+                replaced = hook(self, inputs, result)
+                if replaced is not None:
+                    result = replaced
+            return result
+        finally:
+            scope.pop()
+
+    def register_forward_pre_hook(self, hook: Callable[[Module, tuple], Any]) -> RemovableHandle:
+        """Call `hook(module, inputs)` before forward; a return value replaces the inputs."""
+        return RemovableHandle(self._forward_pre_hooks, hook)
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple, Any], Any]) -> RemovableHandle:
+        """Call `hook(module, inputs, result)` after forward; a return value replaces the result."""
+        return RemovableHandle(self._forward_hooks, hook)
+
+    # -- attributes ---------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        # Every read of a parameter passes through here, and layers read `self.weight` once per forward:
+        # a value that shall differ from the raw one as a layer sees it is made at this point.
+        registered = self.__dict__
+        for kind in ("_parameters", "_buffers", "_modules"):
+            entries = registered.get(kind)
+            if entries is not None and name in entries:
+                return entries[name]
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_parameters" not in self.__dict__:
+            if isinstance(value, (Parameter, Module, Tensor)):
+                raise AttributeError(
+                    f"{type(self).__name__}: cannot assign '{name}' before super().__init__() was called"
+                )
+            super().__setattr__(name, value)
+        elif isinstance(value, Parameter):
+            self._forget(name, but_in=self._parameters)
+            self.register_parameter(name, value)
+        elif isinstance(value, Module):
+            self._forget(name, but_in=self._modules)
+            self.register_module(name, value)
+        elif name in self._parameters:
+            if value is not None:
+                raise TypeError(
+                    f"{type(self).__name__}: cannot assign {type(value).__name__} as parameter '{name}': "
+                    f"expected a Parameter or None"
+                )
+            self._parameters[name] = None
+        elif name in self._buffers:
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__}: cannot assign {type(value).__name__} as buffer '{name}': "
+                    f"expected a Tensor or None"
+                )
+            self._buffers[name] = value
+        elif name in self._modules:
+            if value is not None:
+                raise TypeError(
+                    f"{type(self).__name__}: cannot assign {type(value).__name__} as child module '{name}': "
+                    f"expected a Module or None"
+                )
+            self._modules[name] = None
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if any(name in entries for entries in (self._parameters, self._buffers, self._modules)):
+            self._forget(name)
+        else:
+            super().__delattr__(name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._parameters, *self._buffers, *self._modules})
+
+    def _forget(self, name: str, but_in: dict[str, Any] | None = None) -> None:
+        """Drop what is called `name`. In `but_in` it stays, so that its successor takes the same place."""
+        self.__dict__.pop(name, None)
+        for entries in (self._parameters, self._buffers, self._modules):
+            if entries is not but_in:
+                entries.pop(name, None)
+        self._non_persistent_buffers.discard(name)
+
+    def _check_name(self, what: str, name: str) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(
+                f"{type(self).__name__}: {what} name must be a non-empty string without '.', got {name!r}"
+            )
+        registered = any(name in entries for entries in (self._parameters, self._buffers, self._modules))
+        if not registered and hasattr(self, name):
+            raise KeyError(f"{type(self).__name__}: attribute '{name}' exists already")
+
+    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
+        """Add a parameter (or None: a parameter this layer could have but has not)."""
+        self._check_name("parameter", name)
+        if parameter is not None and not isinstance(parameter, Parameter):
+            raise TypeError(
+                f"{type(self).__name__}: parameter '{name}' must be a Parameter or None, "
+                f"got {type(parameter).__name__}"
+            )
+        self._parameters[name] = parameter
+
+    def register_buffer(self, name: str, value: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is state but is not trained. persistent: whether state_dict holds it."""
+        self._check_name("buffer", name)
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(
+                f"{type(self).__name__}: buffer '{name}' must be a Tensor or None, got {type(value).__name__}"
+            )
+        self._buffers[name] = value
+        if persistent:
+            self._non_persistent_buffers.discard(name)
+        else:
+            self._non_persistent_buffers.add(name)
+
+    def register_module(self, name: str, module: Module | None) -> None:
+        """Add a child module."""
+        self._check_name("module", name)
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(
+                f"{type(self).__name__}: child '{name}' must be a Module or None, got {type(module).__name__}"
+            )
+        self._modules[name] = module
+        if module is not None:
+            module._named_by_parent(name)
+
+    add_module = register_module
+
+    def _named_by_parent(self, name: str) -> None:
+        """Remember the name that error messages show. Containers that are never called pass it on."""
+        self._scope_name = name
+
+    # -- walking ------------------------------------------------------------------------------
+
+    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
+        """This module and all below it, parents first, with dotted names ('' for itself)."""
+        seen: set[int] = set()
+        stack: list[tuple[str, Module]] = [(prefix, self)]
+        while stack:
+            path, module = stack.pop()
+            if remove_duplicate and id(module) in seen:
+                continue
+            seen.add(id(module))
+            yield path, module
+            children = [
+                (_join(path, name), child) for name, child in module._modules.items() if child is not None
+            ]
+            stack.extend(reversed(children))
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Direct children with their names, each once."""
+        seen: set[int] = set()
+        for name, child in self._modules.items():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                yield name, child
+
+    def children(self) -> Iterator[Module]:
+        """Direct children, each once."""
+        return (child for _, child in self.named_children())
+
+    def _named_tensors(
+        self, kind: str, prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        modules = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in modules:
+            for name, value in getattr(module, kind).items():
+                if value is None or (remove_duplicate and id(value) in seen):
+                    continue
+                seen.add(id(value))
+                yield _join(path, name), value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Parameters with dotted names; a shared one appears once, under its first name."""
+        return self._named_tensors("_parameters", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """Parameters, each once."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Buffers with dotted names."""
+        return self._named_tensors("_buffers", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """Buffers, each once."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def get_submodule(self, target: str) -> Module:
+        """The module with this dotted name ('' is this one). Raises AttributeError if there is none."""
+        module = self
+        for name in target.split(".") if target else ():
+            child = module._modules.get(name)
+            if child is None:
+                known = ", ".join(module._modules) or "none"
+                raise AttributeError(
+                    f"{type(module).__name__} has no child module '{name}' (asked for '{target}'); "
+                    f"children: {known}"
+                )
+            module = child
+        return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter with this dotted name. Raises AttributeError if there is none."""
+        return self._get_tensor("_parameters", "parameter", target)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer with this dotted name. Raises AttributeError if there is none."""
+        return self._get_tensor("_buffers", "buffer", target)
+
+    def _get_tensor(self, kind: str, what: str, target: str) -> Any:
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        value = getattr(module, kind).get(name)
+        if value is None:
+            known = ", ".join(getattr(module, kind)) or "none"
+            raise AttributeError(
+                f"{type(module).__name__} has no {what} '{name}' (asked for '{target}'); it has: {known}"
+            )
+        return value
+
+    def apply(self: M, function: Callable[[Module], Any]) -> M:
+        """Call `function` on every module, children first, and return self."""
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
+    # -- modes and types ----------------------------------------------------------------------
+
+    def train(self: M, mode: bool = True) -> M:
+        """Training mode (True) or evaluation mode for this module and all below: batch norm, dropout."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"{type(self).__name__}.train: expected True or False, got {mode!r}")
+        self.training = mode
+        for child in self.children():
+            child.train(mode)
+        return self
+
+    def eval(self: M) -> M:
+        """Evaluation mode: the same as train(False)."""
+        return self.train(False)
+
+    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+        """Freeze (False) or unfreeze all parameters."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters, or overwrite them with zeros."""
+        zero_grad(self.parameters(), set_to_none)
+
+    def to(self: M, target: Any = None, *, device: str | None = None, dtype: Any = None) -> M:
+        """Move and cast in place: `to("cpu")`, `to(minicnn.float64)`. Integer buffers keep their type.
+
+        Raises ValueError for an unknown device, TypeError for a dtype that is no floating one.
+        """
+        if isinstance(target, Tensor):
+            device, dtype = target.device, target.dtype
+        elif isinstance(target, str) and target in kernels.devices():
+            device = target
+        elif target is not None:
+            dtype = target
+        if dtype is not None:
+            dtype = as_dtype(dtype)
+            if dtype.kind != "f":
+                raise TypeError(f"{type(self).__name__}.to: expected a floating-point dtype, got {dtype}")
+        for value in itertools.chain(self.parameters(), self.buffers()):
+            for part in (value, value.grad):
+                if part is not None:
+                    part.data = _converted(part.data, device, dtype)
+        return self
+
+    def float(self: M) -> M:
+        """Cast to float32 in place."""
+        return self.to(dtype=float32)
+
+    def double(self: M) -> M:
+        """Cast to float64 in place."""
+        return self.to(dtype=float64)
+
+    def cpu(self: M) -> M:
+        """Move to host memory in place."""
+        return self.to(device="cpu")
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """Parameters and persistent buffers by PyTorch's dotted names. Shares memory with the module."""
+        return {name: value.detach() for name, value in self._state(prefix)}
+
+    def _state(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        for path, module in self.named_modules(remove_duplicate=False):
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    yield prefix + _join(path, name), parameter
+            for name, buffer in module._buffers.items():
+                if buffer is not None and name not in module._non_persistent_buffers:
+                    yield prefix + _join(path, name), buffer
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadReport:
+        """Copy the values of `state_dict` (tensors or anything NumPy reads) into this module.
+
+        strict: names must match exactly; otherwise what is missing or unexpected is only reported.
+        Memory layout and dtype stay the module's. Raises ValueError listing every mismatch, and then nothing
+        was changed.
+        """
+        own = dict(self._state())
+        missing = [name for name in own if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in own]
+        values = {name: _as_array(state_dict[name]) for name in own if name in state_dict}
+
+        problems = [
+            f"{name}: expected shape {own[name].shape}, got {value.shape}"
+            for name, value in values.items()
+            if value.shape != own[name].shape
+        ]
+        problems += [
+            f"{name}: expected numbers, got dtype {value.dtype}"
+            for name, value in values.items()
+            if value.dtype.kind not in "fiub"
+        ]
+        if strict:
+            problems += [f"{name}: missing" for name in missing]
+            problems += [f"{name}: unexpected" for name in unexpected]
+        if problems:
+            raise ValueError(
+                f"{type(self).__name__}.load_state_dict: {len(problems)} mismatches; was the state made by "
+                f"another model?\n  " + "\n  ".join(problems)
+            )
+        with no_grad():
+            for name, value in values.items():
+                own[name].copy_(value)
+        return LoadReport(missing, unexpected)
+
+    # -- printing -----------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses when the module is printed."""
+        return ""
+
+    def __repr__(self) -> str:
+        name, extra = type(self).__name__, self.extra_repr()
+        children = [f"({key}): {child!r}" for key, child in self._modules.items()]
+        if not children:
+            return f"{name}({extra})"
+        lines = [*extra.splitlines(), *children]
+        return f"{name}(\n  " + "\n  ".join(line.replace("\n", "\n  ") for line in lines) + "\n)"
+
+
+def zero_grad(parameters: Iterable[Tensor], set_to_none: bool = True) -> None:
+    """Forget the gradients of `parameters`, or overwrite them with zeros."""
+    for parameter in parameters:
+        if set_to_none:
+            parameter.grad = None
+        elif parameter.grad is not None:
+            parameter.grad.zero_()
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _as_array(value: Any) -> np.ndarray:
+    return value.data if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _converted(array: Any, device: str | None, dtype: np.dtype | None) -> Any:
+    if dtype is not None and array.dtype.kind == "f" and array.dtype != dtype:
+        array = kernels.of(array).cast(array, dtype)
+    return array if device is None else kernels.to_device(array, device)
