@@ -56,7 +56,7 @@ class Function:
     changed in place before backward, backward refuses.
     """
 
-    is_view: ClassVar[bool] = False  # the result shares memory with the first input
+    is_view: ClassVar[bool] = False  # the result may share memory with the first input
 
     needs_input_grad: tuple[bool, ...] = ()
     parents: tuple[Function | Tensor | None, ...] = ()
@@ -97,9 +97,9 @@ class Function:
             _check_finite(data, node.name, scope.path(), "result")
 
         result = Tensor(data)
-        if cls.is_view:
+        if cls.is_view and _overlap(data, arrays[0]):
             result._version = inputs[0]._version
-        if recorded:
+        if recorded and data.dtype.kind == "f":  # positions and truth values have no gradient
             result.requires_grad = True
             result._node = node
             node._record(inputs, result)

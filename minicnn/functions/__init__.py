@@ -6,7 +6,10 @@ with PyTorch's names, arguments and defaults. Loops and formulas live in `minicn
 
 from __future__ import annotations
 
-from minicnn.functions import elementwise
+from minicnn.functions import arithmetic, comparison, elementwise, promotion
+from minicnn.functions.arithmetic import *  # noqa: F403
+from minicnn.functions.comparison import *  # noqa: F403
 from minicnn.functions.elementwise import *  # noqa: F403
+from minicnn.functions.promotion import *  # noqa: F403
 
-__all__ = [*elementwise.__all__]
+__all__ = [*arithmetic.__all__, *comparison.__all__, *elementwise.__all__, *promotion.__all__]
