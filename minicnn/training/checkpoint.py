@@ -93,8 +93,9 @@ class Checkpoint(Callback):
         spoilt = not_finite(run.model)
         if spoilt:
             raise TrainingError(
-                f"epoch {run.epoch + 1}, batch {run.batch}: '{spoilt[0]}' holds NaN or infinity, so the state is "
-                f"not saved; {self.describe_last()}; try a lower learning rate, warm-up, or clip_norm"
+                f"epoch {run.epoch + 1}, batch {run.batch}: '{spoilt[0]}' holds NaN or infinity, "
+                f"so the state is not saved; {self.describe_last()}; "
+                f"try a lower learning rate, warm-up, or clip_norm"
             )
         state = {
             "format": FORMAT,
@@ -215,9 +216,17 @@ def _shapes(state: dict[str, Any]) -> dict[str, str]:
 
 
 def _differences(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    absent = "absent"
+    absent, theirs, ours = "absent", _flat(theirs), _flat(ours)
     return [
         f"{what}{key} is {theirs.get(key, absent)} in the checkpoint and {ours.get(key, absent)} here"
         for key in dict.fromkeys((*theirs, *ours))
         if theirs.get(key, absent) != ours.get(key, absent)
     ]
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}, so that a difference can be named exactly."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import minicnn
@@ -67,24 +68,19 @@ class Run:
         """The callback that saves this run, if there is one."""
         return next((c for c in self.callbacks if isinstance(c, Checkpoint)), None)
 
-    def weights(self) -> Iterator[Any]:
-        """The parameters that penalties and constraints apply to: all but biases and norms' scales."""
-        return (p for p in self.model.parameters() if p.requires_grad and p.ndim > 1)
-
     def train_epoch(self) -> None:
         """The rest of the present epoch, validation, and the row of the history."""
         self.model.train()
-        if self.batch < len(self.loader):  # a run saved after an epoch's last batch only lacks the validation
-            batches = iter(self.loader)
-            began = time.perf_counter()
-            for images, targets in batches:
-                self.train_batch(images, targets)
-                now = time.perf_counter()
-                self.seconds, began = self.seconds + now - began, now
-                self.batch += 1
-                self._tell("on_batch")
-                if self.interrupted:
-                    self._interrupt()
+        knows_its_place = hasattr(self.loader, "load_state_dict")
+        began = time.perf_counter()
+        for images, targets in self.loader if knows_its_place else islice(self.loader, self.batch, None):
+            self.train_batch(images, targets)
+            now = time.perf_counter()
+            self.seconds, began = self.seconds + now - began, now
+            self.batch += 1
+            self._tell("on_batch")
+            if self.interrupted:
+                self._interrupt()
         self._finish_epoch()
 
     def train_batch(self, images: Any, targets: Any) -> None:
@@ -96,12 +92,12 @@ class Run:
         if not math.isfinite(value):
             explain(self, before, images, targets, f"the loss became {value}")
         self.optimizer.zero_grad()
-        total = loss if not self.l1 else loss + self.l1 * nn.l1_penalty(self.weights())
+        total = loss if not self.l1 else loss + self.l1 * nn.l1_penalty(self.model)
         total.backward()
         self._clip_gradients(before, images, targets)
         self.optimizer.step()
         if self.max_norm is not None:
-            optim.max_norm_(self.weights(), self.max_norm)
+            optim.max_norm_(self.model.parameters(), self.max_norm)
         if self.scheduler is not None and self.scheduler_step == "batch":
             self.scheduler.step()
         self.means.add(value, len(images), count_correct(outputs, targets))
@@ -288,7 +284,7 @@ def _train(run: Run) -> None:
 
 @contextmanager
 def _finish_batch_on_interrupt(run: Run) -> Iterator[None]:
-    """The first Ctrl-C asks for an orderly end, the second one ends at once. Only the main thread can listen."""
+    """The first Ctrl-C asks for an orderly end, the second ends at once. Only the main thread can listen."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,0 +1,22 @@
+"""What this back end runs on: for `minicnn info` and for reports of speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import binding
+
+from minicnn_kernels.cpu.compiler import cache_folder
+from minicnn_kernels.cpu.microkernel import vector_lanes
+
+
+def about() -> dict[str, Any]:
+    """The processor as LLVM names it, bits of a vector register, Numba's thread pool, the cache folder."""
+    return {
+        "processor": binding.get_host_cpu_name(),
+        "vector_bits": 32 * vector_lanes(),
+        "threading_layer": numba.threading_layer(),
+        "thread_limit": numba.config.NUMBA_NUM_THREADS,
+        "cache": str(cache_folder()),
+    }

@@ -1,0 +1,62 @@
+"""The command `minicnn`: train, evaluate, predict, info.
+
+Here is what all commands share: the exit status and how an error looks. The options are in `parser.py`,
+the commands in the files of their names; what they do is the library's.
+
+Exit status: 0 done; 1 training failed (the loss stopped being finite); 2 something to be put right by
+the user (options, files, data, a full disk); 130 interrupted by Ctrl-C, the state saved.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from minicnn.cli.parser import make_parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: the process's own) and give the exit status."""
+    options = make_parser().parse_args(arguments)
+    from minicnn.training.errors import TrainingError
+
+    warnings.showwarning = _show_warning
+    try:
+        return import_module(f"minicnn.cli.{options.command}").run(options)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as error:
+        _say("interrupted", str(error) or "nothing was saved since the last checkpoint")
+        return 130
+    except TrainingError as error:
+        if options.traceback:
+            raise
+        _say("error", _text(error))
+        return 1
+    except (ValueError, TypeError, IndexError, OSError, ImportError, MemoryError) as error:
+        if options.traceback:
+            raise
+        _say("error", _text(error))
+        return 2
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        parts = [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
+    else:
+        parts = [str(error) or type(error).__name__]
+    return "; ".join([*parts, *getattr(error, "__notes__", ())])
+
+
+def _say(kind: str, text: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    line = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    print(f"minicnn: {kind}: {line}", file=sys.stderr, flush=True)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _say("warning", str(message))

@@ -1,0 +1,178 @@
+"""The options of the command line, and the nearest known word for a mistyped one.
+
+Options of `train` have no default here: a resumed training takes from its checkpoint what is not said
+anew. The defaults are `DEFAULTS` in `recipe.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from minicnn.cli.recipe import AUGMENTATIONS, DEFAULTS, OPTIMIZERS, SCHEDULES
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the known word nearest to a mistyped one, '' if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line per error, exit status 2, and suggestions for unknown options and words."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"minicnn: error: {message}; see {self.prog} --help\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = options.parser
+            word = unknown[0].partition("=")[0]
+            if word.startswith("-"):
+                parser.error(f"unknown option {word}{suggestion(word, parser._option_string_actions)}")
+            parser.error(f"unexpected argument {word!r}")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            raise argparse.ArgumentError(
+                action, f"unknown {value!r}: expected one of {', '.join(known)}{suggestion(value, known)}"
+            )
+
+
+def _number(
+    kind: type, low: float, high: float = math.inf, *, open_low: bool = False
+) -> Callable[[str], Any]:
+    what = "an integer" if kind is int else "a number"
+    bounds = f"above {low:g}" if open_low else f"of at least {low:g}"
+    if high < math.inf:
+        bounds += f" and below {high:g}"
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if open_low else low <= value) or not value < high:
+            raise argparse.ArgumentTypeError(f"expected {what} {bounds}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _augmentations(text: str) -> list[str]:
+    steps = [] if text == "none" else text.split(",")
+    for step in steps:
+        name, _, amount = step.partition(":")
+        if name not in AUGMENTATIONS:
+            raise argparse.ArgumentTypeError(
+                f"unknown augmentation {name!r}: expected none or a list of {', '.join(AUGMENTATIONS)}, "
+                f"such as flip,shift:2{suggestion(name, AUGMENTATIONS)}"
+            )
+        if amount and not amount.isdigit():
+            raise argparse.ArgumentTypeError(f"expected a whole number after {name}:, got {amount!r}")
+    return steps
+
+
+_FRACTION = _number(float, 0, 1)
+_POSITIVE = _number(float, 0, open_low=True)
+_COUNT = _number(int, 1)
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(prog="minicnn", description="Train small convolutional networks, and use them.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    info = commands.add_parser("info", help="versions, threads, vector width, back ends, cache")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    for command in commands.choices.values():
+        command.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+        command.set_defaults(parser=command)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a model, then a table and a picture of how good it is",
+        description="Train a model. Leaves checkpoint.npz, metrics.jsonl, result.json and report.png in DIR.",
+    )
+
+    def option(name: str, text: str, **rest: Any) -> None:
+        default = DEFAULTS.get(name.strip("-").replace("-", "_"))
+        shown = ",".join(default) or "none" if isinstance(default, list) else default
+        train.add_argument(name, help=text if shown in (None, False) else f"{text} (default {shown})", **rest)
+
+    option("--data", "fashion-mnist, or a folder of idx files", metavar="NAME|DIR")
+    option("--model", "a name of minicnn.models", metavar="NAME")
+    option("--epochs", "passes over the training images", type=_COUNT, metavar="N")
+    option("--batch-size", "images per step", type=_COUNT, metavar="N")
+    option("--lr", "highest learning rate", type=_POSITIVE, metavar="X")
+    option("--optimizer", ", ".join(OPTIMIZERS), choices=OPTIMIZERS, metavar="NAME")
+    option("--momentum", "of sgd (Nesterov's) and rmsprop", type=_FRACTION, metavar="X")
+    option("--weight-decay", "L2 penalty on weights", type=_number(float, 0), metavar="X")
+    option("--l1", "L1 penalty on weights", type=_number(float, 0), metavar="X")
+    option("--max-norm", "limit of the length of each unit's weights", type=_POSITIVE, metavar="X")
+    option("--clip-norm", "limit of the length of the gradient", type=_POSITIVE, metavar="X")
+    option("--schedule", ", ".join(SCHEDULES), choices=SCHEDULES, metavar="NAME")
+    option("--warmup", "epochs in which the learning rate rises from 0", type=_number(float, 0), metavar="X")
+    option(
+        "--augment",
+        "none, or a list of " + ", ".join(AUGMENTATIONS) + "; an amount may follow, as in shift:2",
+        type=_augmentations,
+        metavar="LIST",
+    )
+    option("--dropout", "before the last layer, where the model has it", type=_FRACTION, metavar="X")
+    option("--label-smoothing", "share of the target spread over all classes", type=_FRACTION, metavar="X")
+    option("--seed", "of weights, order, dropout and augmentation", type=_number(int, 0), metavar="N")
+    option(
+        "--early-stopping", "stop after N epochs without a better validation loss", type=_COUNT, metavar="N"
+    )
+    option(
+        "--validation-fraction",
+        "share of the training images held out to watch, and to choose the best epoch by; "
+        "without it the test images are watched and nothing is chosen",
+        type=_FRACTION,
+        metavar="X",
+    )
+    option("--limit", "use only the first N training and test images", type=_COUNT, metavar="N")
+    option("--threads", "threads to compute with; the result does not depend on it", type=_COUNT, metavar="N")
+    option("--checkpoint-every", "such as '1 epoch', '200 batches', '60 seconds'", metavar="TEXT")
+    option("--output", "folder of the results (default runs/MODEL-DATA)", metavar="DIR")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser("evaluate", help="test a checkpoint on the test images")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT")
+    evaluate.add_argument("--data", metavar="NAME|DIR", help="other data than the model was trained on")
+    evaluate.add_argument("--batch-size", type=_COUNT, default=256, metavar="N", help="(default 256)")
+    evaluate.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    evaluate.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="classify pictures with a checkpoint",
+        description="Classify pictures. Each is turned to the colours and the size of the model's input.\n"
+        "Models of Fashion-MNIST and MNIST know bright things on black: a picture with a bright\n"
+        "border is inverted, and a warning says so; --invert yes or no decides it.",
+    )
+    predict.add_argument("checkpoint", metavar="CHECKPOINT")
+    predict.add_argument("pictures", nargs="+", metavar="FILE")
+    predict.add_argument("--invert", choices=("auto", "yes", "no"), default="auto", metavar="auto|yes|no")
+    predict.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    predict.add_argument("--json", action="store_true", help="as JSON")

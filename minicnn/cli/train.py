@@ -1,0 +1,145 @@
+"""`minicnn train`: from options to a checkpoint, metrics, a table and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import minicnn
+from minicnn import data, nn
+from minicnn.cli.recipe import (
+    DEFAULTS,
+    augmentation,
+    limited,
+    load_data,
+    make_model,
+    make_optimizer,
+    make_scheduler,
+)
+from minicnn.cli.report import report
+from minicnn.training.checkpoint import Checkpoint, load_checkpoint
+from minicnn.training.errors import CheckpointError, TrainingInterrupted
+from minicnn.training.trainer import fit
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train as the options say. Gives the exit status."""
+    began = time.perf_counter()
+    if options.threads is not None:
+        minicnn.set_num_threads(options.threads)
+    said = {name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None}
+    if "data" in said and said["data"] != "fashion-mnist":
+        said["data"] = os.path.abspath(said["data"])
+    folder = _folder(options, DEFAULTS | said)
+    path = folder / "checkpoint.npz"
+    chosen = (_options_of(path) if options.resume else DEFAULTS) | said
+    if chosen["early_stopping"] and not chosen["validation_fraction"]:
+        chosen["validation_fraction"] = 1 / 12  # 5,000 images of Fashion-MNIST
+
+    images = load_data(chosen["data"], train=True)
+    train, test = (
+        limited(part, chosen["limit"])
+        for part in (images, load_data(chosen["data"], train=False, normalize=images.transform))
+    )
+    watched, watched_name = test, "test"
+    if chosen["validation_fraction"]:
+        held_out = chosen["validation_fraction"]
+        train, watched = data.random_split(train, [1 - held_out, held_out], seed=chosen["seed"])
+        watched_name = "validation"
+    configuration = chosen | {
+        "image_shape": list(images.image_shape),
+        "class_names": list(images.class_names),
+        "normalize": {"mean": images.transform.mean, "std": images.transform.std},
+    }
+
+    minicnn.manual_seed(chosen["seed"])
+    model = make_model(configuration)
+    optimizer = make_optimizer(chosen, model)
+    loader = data.DataLoader(
+        train,
+        chosen["batch_size"],
+        shuffle=True,
+        transform=augmentation(chosen["augment"]),
+        seed=chosen["seed"],
+    )
+    checkpoint = Checkpoint(
+        path,
+        every=options.checkpoint_every or "1 epoch",
+        keep_best=watched is not test,  # nothing is chosen by the test images
+    )
+    try:
+        history = fit(
+            model,
+            loader,
+            optimizer=optimizer,
+            loss=functools.partial(nn.functional.cross_entropy, label_smoothing=chosen["label_smoothing"]),
+            epochs=chosen["epochs"],
+            validation=data.DataLoader(watched, 250),
+            scheduler=make_scheduler(chosen, optimizer, len(loader)),
+            scheduler_step="batch",
+            clip_norm=chosen["clip_norm"],
+            max_norm=chosen["max_norm"],
+            early_stopping=chosen["early_stopping"],
+            checkpoint=checkpoint,
+            resume=options.resume,
+            metrics=folder / "metrics.jsonl",
+            progress=False if options.quiet else None,
+            configuration=configuration,
+        )
+    except TrainingInterrupted as error:
+        raise TrainingInterrupted(f"{error}: minicnn train --resume --output {folder}") from None
+    report(
+        folder,
+        model,
+        history,
+        test,
+        configuration=configuration,
+        watched=watched_name,
+        seconds=time.perf_counter() - began,
+        quiet=options.quiet,
+    )
+    return 0
+
+
+def _options_of(path: Path) -> dict[str, Any]:
+    """The options that a checkpoint was trained with. Raises CheckpointError if they are not in it."""
+    configuration = load_checkpoint(path)["configuration"]
+    missing = DEFAULTS.keys() - configuration.keys()
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {path}: expected one made by `minicnn train`, but its configuration lacks "
+            f"{', '.join(sorted(missing))}; start anew without --resume"
+        )
+    return {name: configuration[name] for name in DEFAULTS}
+
+
+def _folder(options: argparse.Namespace, chosen: dict[str, Any]) -> Path:
+    """Where the results go: as said; or runs/MODEL-DATA, or the next free runs/MODEL-DATA-2, -3 ...
+
+    A resumed training without --output goes on in the newest of them. No result is ever overwritten.
+    """
+    if options.output is not None:
+        folder = Path(options.output)
+        if not options.resume and (folder / "checkpoint.npz").exists():
+            raise ValueError(
+                f"--output {folder}: holds a training already; go on with --resume, or name another folder"
+            )
+        return folder
+    name = f"{chosen['model']}-{Path(chosen['data']).name}"
+    numbers = [
+        int(match[1] or 1)
+        for entry in Path("runs").glob(f"{name}*/checkpoint.npz")
+        if (match := re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", entry.parent.name))
+    ]
+    newest = max(numbers, default=0)
+    number = max(newest, 1) if options.resume else newest + 1
+    folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+    if number > 1 and not options.quiet:
+        print(f"output in {folder}", file=sys.stderr)
+    return folder
