@@ -1,0 +1,22 @@
+"""Benchmarks of minicnn against PyTorch, the most careful that one machine allows.
+
+    python -m bench                       training step and forward pass of four nets (steps.py)
+    python -m bench --quick               the same with fewer rounds: two minutes
+    python -m bench --nets W1,W2 --threads 1 --engines minicnn,torch
+    python -m bench startup               imports, and the time to a first finished batch, warm and cold
+    python -m bench memory                peak memory of a training step
+    pytest bench/test_ops.py              single kernels against the reference and PyTorch (pytest-benchmark)
+
+How the times are taken: every engine lives in a process of its own and keeps its model, input and thread
+pool warm. A round gives each engine in turn a burst of a few steps, A B C A B C ..., so that a machine which
+slows down slows all of them. What is reported is the median over all steps, and the ratio to minicnn of
+each round's medians with its quartiles: a ratio above 1 means that minicnn is faster.
+
+The nets: W1 is conv3x3 32 - ReLU - pool - conv3x3 64 - ReLU - pool - fc 128 - ReLU - fc 10 on images of
+3x32x32, W2 the same on 1x28x28, W3 conv+BN+ReLU+pool with 32, 64, 128 and 256 channels, fc 1024, ReLU, fc 10,
+R20 is ResNet-20. A step is forward, cross-entropy, backward and SGD with momentum 0.9, through the public
+API.
+
+Every command prints a Markdown table and writes JSON with the machine, versions and the command into
+`bench/results/`. Without PyTorch the tables say so and show minicnn alone.
+"""

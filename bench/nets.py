@@ -1,0 +1,82 @@
+"""The networks of the benchmarks, written once for every engine: `nn` is `minicnn.nn` or `torch.nn`.
+
+That one definition serves both is itself a check of the public API. How a net is trained and timed is in
+`engines.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Net(NamedTuple):
+    """A network and the shape (C, H, W) of the images it takes."""
+
+    build: Callable[[Any], Any]
+    image_shape: tuple[int, int, int]
+
+
+def _two_convolutions(nn: Any, channels: int, pixels: int) -> Any:
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (pixels // 4) ** 2, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
+
+
+def _four_convolutions(nn: Any) -> Any:
+    layers, channels = [], 3
+    for width in (32, 64, 128, 256):
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+
+
+def _resnet20(nn: Any) -> Any:
+    """He et al. 2016, section 4.2, with projections (their option B) where a stage narrows the image."""
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+            self.bn1 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.relu = nn.ReLU()
+            self.shortcut = nn.Identity()
+            if stride != 1:
+                projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+                self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+
+        def forward(self, x: Any) -> Any:
+            y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+            return self.relu(y + self.shortcut(x))
+
+    blocks, channels = [], 16
+    for width, stride in ((16, 1), (32, 2), (64, 2)):
+        for i in range(3):
+            blocks.append(Block(channels, width, stride if i == 0 else 1))
+            channels = width
+    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+NETS = {
+    "W1": Net(lambda nn: _two_convolutions(nn, 3, 32), (3, 32, 32)),
+    "W2": Net(lambda nn: _two_convolutions(nn, 1, 28), (1, 28, 28)),
+    "W3": Net(_four_convolutions, (3, 32, 32)),
+    "R20": Net(_resnet20, (3, 32, 32)),
+}
