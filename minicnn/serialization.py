@@ -209,7 +209,7 @@ def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike) -> Non
         array = kernels.to_host(value.data if isinstance(value, Tensor) else value)
         if not isinstance(name, str) or name == "__metadata__" or array.dtype not in _NAMES:
             raise TypeError(
-                f"save_safetensors: {name!r} is {array.dtype}; expected a string (not '__metadata__') as name "
+                f"save_safetensors: {name!r} is {array.dtype}; expected a string, not '__metadata__', "
                 f"and a dtype of {', '.join(map(str, _NAMES))}"
             )
         end = begin + array.nbytes
