@@ -1,27 +1,28 @@
 """How many windows fit: the one size law of convolution and pooling, shared by every back end.
 
-All arguments but ceil_mode are pairs (h, w). Callers check them; nothing here looks at arrays.
+All arguments but ceil_mode have one entry per spatial dimension. Callers check them; no arrays here.
 """
 
 from __future__ import annotations
 
-Pair = tuple[int, int]
+from collections.abc import Sequence
+
+Sizes = Sequence[int]
 
 
-def conv_output_size(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """(H', W') for size (H, W): H' = (H + 2 ph - dh (kh - 1) - 1) // sh + 1. Not positive if nothing fits."""
+def conv_output_size(
+    size: Sizes, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
+) -> tuple[int, ...]:
+    """H' = (H + 2 padding - dilation (kernel - 1) - 1) // stride + 1; not positive if no window fits."""
     return pool_output_size(size, kernel_size, stride, padding, dilation, False)
 
 
 def pool_output_size(
-    size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> Pair:
+    size: Sizes, kernel_size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, ceil_mode: bool
+) -> tuple[int, ...]:
     """`conv_output_size`, and in ceil mode one more window if it starts before the right padding."""
-    out_h, out_w = (
-        _windows(*dimension, ceil_mode)
-        for dimension in zip(size, kernel_size, stride, padding, dilation, strict=True)
-    )
-    return out_h, out_w
+    dimensions = zip(size, kernel_size, stride, padding, dilation, strict=True)
+    return tuple(_windows(*dimension, ceil_mode) for dimension in dimensions)
 
 
 def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:

@@ -26,8 +26,8 @@ from minicnn.functions.comparison import *
 from minicnn.functions.elementwise import *
 from minicnn.functions.indexing import *
 from minicnn.functions.joining import *
-from minicnn.functions.moving import *
 from minicnn.functions.linear import matmul
+from minicnn.functions.moving import *
 from minicnn.functions.order import *
 from minicnn.functions.promotion import *
 from minicnn.functions.reduction import *
