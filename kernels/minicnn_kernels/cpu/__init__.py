@@ -6,5 +6,10 @@ kernels are compiled and cached, `layout.py` which memory order they read, `micr
 the arithmetic of convolutions and matrix products happens.
 """
 
-# ruff: noqa: F403
+# ruff: noqa: F403, I001  (the reference first: what follows overrides it)
 from minicnn_kernels.reference import *
+from minicnn_kernels.cpu.activation import *
+from minicnn_kernels.cpu.loss import *
+from minicnn_kernels.cpu.normalization import *
+from minicnn_kernels.cpu.optim import *
+from minicnn_kernels.cpu.pooling import *

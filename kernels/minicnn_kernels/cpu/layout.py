@@ -8,6 +8,7 @@ kernels then see plain C-contiguous arrays and are compiled for no other layout.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import prange
@@ -15,7 +16,21 @@ from numba import prange
 from minicnn_kernels import memory
 from minicnn_kernels.cpu.compiler import kernel
 
-__all__ = ["aligned", "channels_last", "contiguous", "copy_into", "flat", "float32"]
+__all__ = [
+    "CHUNK",
+    "address",
+    "aligned",
+    "channels_last",
+    "contiguous",
+    "copy_into",
+    "elementwise",
+    "flat",
+    "float32",
+]
+
+# Elements in one task of a kernel over flat memory: 128 KiB stay in a core's cache, and what fits into one
+# task runs without waking other threads (4 us at best, as long as the work itself).
+CHUNK = 1 << 15
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -42,17 +57,21 @@ def flat(x: np.ndarray) -> np.ndarray | None:
 
 
 def aligned(like: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The elements of `x`, flat, in the memory order of the dense array `like` of the same shape.
-
-    A view if `x` has that order and is float32, else a copy.
-    """
+    """`x` as float32 in the memory order of the dense `like` of its shape: itself if it is so already."""
     same = x.strides == like.strides or (x.flags.c_contiguous and like.flags.c_contiguous)
-    if not same or x.dtype != np.float32:
-        source, x = x, memory.empty_like(like, np.float32)
-        copy_into(x, source)
-    view = flat(x)
-    assert view is not None
-    return view
+    if same and x.dtype == np.float32:
+        return x
+    out = memory.empty_like(like, np.float32)
+    copy_into(out, x)
+    return out
+
+
+def elementwise(x: np.ndarray, *others: np.ndarray) -> tuple[Any, ...]:
+    """A new float32 array shaped and ordered like `x`; then, flat in that order, it, `x` and `others`."""
+    if x.dtype != np.float32 or flat(x) is None:
+        x = contiguous(x)
+    out = memory.empty_like(x)
+    return out, flat(out), flat(x), *(flat(aligned(x, other)) for other in others)
 
 
 def copy_into(destination: np.ndarray, source: np.ndarray) -> None:
@@ -113,6 +132,11 @@ def _transpose(target, source):
                         line = transposed[column]
                         for row in range(top, min(last, top + 16)):
                             line[row] = matrix[row, column]
+
+
+def address(x: np.ndarray) -> int:
+    """Where the first element of `x` lies. The caller keeps `x` alive while a kernel works there."""
+    return x.ctypes.data
 
 
 def float32(x: np.ndarray) -> np.ndarray:
