@@ -1,0 +1,305 @@
+"""Convolution and its gradients: which algorithm, how the work is cut into tasks, how weights are laid out.
+
+`implicit` (the choice of auto) never writes an im2col matrix, see `implicit.py`; `explicit` writes it and calls
+the matrix product of `gemm.py`. Tasks depend on shapes alone and sums over tasks have a fixed order, so results
+are bit-identical for any number of threads. Signatures and formulas: `reference/conv.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from minicnn_kernels import memory
+from minicnn_kernels.algorithms import algorithm
+from minicnn_kernels.cpu import explicit, implicit
+from minicnn_kernels.cpu.blocks import LANES, WIDE, pack_weights, padded_columns
+from minicnn_kernels.cpu.explicit import col2im, im2col
+from minicnn_kernels.cpu.gemm import column_sums
+from minicnn_kernels.cpu.layout import address, channels_last, contiguous
+from minicnn_kernels.windows import conv_output_size
+
+__all__ = [
+    "col2im",
+    "conv2d_backward_bias",
+    "conv2d_backward_input",
+    "conv2d_backward_weight",
+    "conv2d_forward",
+    "im2col",
+]
+
+Pair = tuple[int, int]
+
+# Enough tasks for 16 cores to share, and few enough that one is worth handing out.
+_TASKS = 16
+_PIXELS_PER_TASK = 256
+_PIXELS_PER_PART = 1024
+_SCRATCH_BYTES = 1 << 20  # half of a 2 MiB second-level cache; weights and results need the rest
+
+
+def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
+    """weight * x + bias: x (N, C, H, W), weight (O, C/groups, kh, kw), bias (O,)|None -> (N, O, H', W')."""
+    out_size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    y = memory.empty_images(x.shape[0], weight.shape[0], *out_size)
+    if y.size == 0:
+        return y
+    outputs = weight.shape[0]
+    bias = np.zeros(outputs, np.float32) if bias is None else contiguous(bias)
+    images, taps = channels_last(x), _taps_first(weight)
+    if algorithm("conv2d") == "explicit":
+        explicit.forward(images, taps, bias, y, stride, padding, dilation, groups)
+    else:
+        _convolve(images, taps, bias, y, stride, padding, dilation, groups, transposed=False)
+    return y
+
+
+def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, groups):
+    """Gradient by the input: grad (N, O, H', W'), weight (O, C/groups, kh, kw) -> input_shape."""
+    dx = memory.empty_images(*input_shape)
+    if dx.size == 0:
+        return dx
+    if grad.size == 0:
+        dx.fill(0)
+        return dx
+    grad, taps = channels_last(grad), _taps_first(weight)
+    if algorithm("conv2d") == "explicit":
+        explicit.backward_input(grad, taps, dx, stride, padding, dilation, groups)
+    elif tuple(stride) == (1, 1):
+        # Each pixel gathers from the windows it was in: a convolution with the kernel turned around.
+        margin = tuple(d * (k - 1) - p for d, k, p in zip(dilation, taps.shape[:2], padding, strict=True))
+        nothing = np.zeros(input_shape[1], np.float32)
+        _convolve(grad, taps, nothing, dx, stride, margin, dilation, groups, transposed=True)
+    else:
+        _scatter(grad, taps, dx, stride, padding, dilation, groups)
+    return dx
+
+
+def conv2d_backward_weight(grad, x, weight_shape, stride, padding, dilation, groups):
+    """Gradient by the weight: grad (N, O, H', W'), x (N, C, H, W) -> weight_shape (O, C/groups, kh, kw).
+
+    The result lies in memory as (kh, kw, C/groups, O), the order in which the kernels read weights.
+    """
+    outputs, in_group, kh, kw = weight_shape
+    dw = memory.empty((kh, kw, in_group, outputs))
+    if grad.size == 0 or dw.size == 0:
+        dw.fill(0)
+    else:
+        grad, images = channels_last(grad), channels_last(x)
+        if algorithm("conv2d") == "explicit":
+            explicit.backward_weight(grad, images, dw, stride, padding, dilation, groups)
+        else:
+            _weight_gradient(grad, images, dw, stride, padding, dilation, groups)
+    return dw.transpose(3, 2, 0, 1)
+
+
+def conv2d_backward_bias(grad):
+    """Gradient by the bias: the sum over images and pixels. (N, O, H', W') -> (O,)."""
+    outputs = grad.shape[1]
+    return column_sums(channels_last(grad).reshape(math.prod(grad.shape) // max(outputs, 1), outputs))
+
+
+def _taps_first(weight: np.ndarray) -> np.ndarray:
+    """Weights (O, C, kh, kw) as (kh, kw, C, O), C-contiguous: a view for weights that live in that order."""
+    return contiguous(weight.transpose(2, 3, 1, 0))
+
+
+class _Windows(NamedTuple):
+    """Where the windows of a convolution lie in a padded image of `padded_height` rows of `pitch` pixels."""
+
+    padded_height: int
+    pitch: int
+    direct: bool  # no padding: the image itself is read
+    pixel_offsets: np.ndarray  # of the windows, for as many images as lie behind each other
+    tap_offsets: np.ndarray  # of the contiguous runs inside a window
+    run: int  # floats in such a run
+
+
+@functools.lru_cache(maxsize=512)
+def _windows(size, out_size, channels, kernel, stride, margin, dilation, groups, images, copied) -> _Windows:
+    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
+    direct = margin == (0, 0) and not copied
+    if direct:
+        padded_height, pitch = size
+    else:
+        padded_height, pitch = (
+            (o - 1) * s + (k - 1) * d + 1
+            for o, s, k, d in zip(out_size, stride, kernel, dilation, strict=True)
+        )
+    image = np.arange(images).reshape(-1, 1, 1) * padded_height
+    row = np.arange(out_size[0]).reshape(-1, 1) * sh
+    pixels = ((image + row) * pitch + np.arange(out_size[1]) * sw) * channels
+    if groups == 1 and dw == 1:  # a row of the window is contiguous
+        taps, run = np.arange(kh) * dh * pitch * channels, kw * channels
+    else:
+        taps = (np.arange(kh).reshape(-1, 1) * dh * pitch + np.arange(kw) * dw) * channels
+        run = channels // groups
+    return _Windows(padded_height, pitch, direct, _table(pixels), _table(taps), run)
+
+
+def _table(offsets: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(offsets.reshape(-1), np.int64)
+
+
+def _convolve(x, taps, bias, y, stride, margin, dilation, groups, *, transposed) -> None:
+    """y = bias + x * taps for images (N, H, W, C), `margin` zeros around them; y (N, O, H', W').
+
+    transposed: taps (kh, kw, C, O) are turned around and O becomes the input's channels.
+    """
+    n, height, width, channels = x.shape
+    kh, kw = taps.shape[:2]
+    _, out_channels, out_height, out_width = y.shape
+    out_group = out_channels // groups
+    depthwise = channels == groups == out_channels and groups > 1
+    row_step = stride[0]
+    window_rows = (kh - 1) * dilation[0] + 1
+    out_pixels = out_height * out_width
+
+    images = 1
+    if out_pixels < _PIXELS_PER_TASK:
+        images = max(1, min(_PIXELS_PER_TASK // out_pixels, n * 2 // _TASKS))
+    blocks = -(-n // images)
+    bands = column_blocks = 1
+    if images == 1:
+        row_bytes = 4 * channels * (width + 2 * max(margin[1], 0)) * row_step
+        bands = max(
+            min(_TASKS // blocks, out_pixels // _PIXELS_PER_TASK), row_bytes * out_height // _SCRATCH_BYTES
+        )
+        bands = min(max(bands, 1), out_height)
+    if blocks * bands < _TASKS // 2 and groups == 1:
+        column_blocks = min(-(-out_group // WIDE), _TASKS // 2 // (blocks * bands))
+    block_columns, column_blocks = _split(out_group, column_blocks)
+
+    windows = _windows(
+        (height, width), (out_height, out_width), channels, (kh, kw), tuple(stride), tuple(margin),
+        tuple(dilation), groups, images, depthwise,
+    )  # fmt: skip
+    if depthwise:
+        order = taps[::-1, ::-1] if transposed else taps
+        weight = np.zeros((kh * kw, padded_columns(channels)), np.float32)
+        weight[:, :channels] = order.reshape(kh * kw, channels)
+    else:
+        weight = pack_weights(taps, groups, transposed)
+    band_rows = windows.padded_height
+    if bands > 1:
+        band_rows = (-(-out_height // bands) - 1) * row_step + window_rows
+    scratch = _scratch(0 if windows.direct else images * band_rows * windows.pitch * channels)
+    implicit.convolve(
+        address(x), address(weight), address(bias), address(y), address(scratch), scratch.shape[1],
+        address(windows.pixel_offsets), address(windows.tap_offsets), windows.tap_offsets.size, windows.run,
+        depthwise, n, height, width, channels, out_height, out_width, out_channels, groups,
+        margin[0], margin[1], windows.padded_height, windows.pitch, row_step, window_rows, windows.direct,
+        images, bands, column_blocks, block_columns,
+    )  # fmt: skip
+
+
+def _scatter(grad, taps, dx, stride, padding, dilation, groups) -> None:
+    n, out_height, out_width, out_channels = grad.shape
+    kh, kw = taps.shape[:2]
+    _, channels, height, width = dx.shape
+    in_group, out_group = channels // groups, out_channels // groups
+    depthwise = channels == groups == out_channels and groups > 1
+    padded_height, pitch = height + 2 * padding[0], width + 2 * padding[1]
+    if depthwise:
+        weight = np.zeros((kh * kw, padded_columns(channels)), np.float32)
+        weight[:, :channels] = taps.reshape(kh * kw, channels)
+        grad = _roomy(grad)
+    else:
+        weight = pack_weights(taps, groups, transposed=True, per_tap=True)
+    column_blocks = 1
+    if n < _TASKS // 2 and groups == 1:
+        column_blocks = min(-(-in_group // WIDE), _TASKS // 2 // n)
+    block_columns, column_blocks = _split(in_group, column_blocks)
+    row_offsets = np.arange(out_width) * out_channels
+    zero_tap = np.zeros(1, np.int64)
+    scratch = _scratch(padded_height * pitch * channels)
+    implicit.scatter(
+        address(grad), address(weight), address(dx), address(scratch), scratch.shape[1],
+        address(row_offsets), address(zero_tap), depthwise, n, height, width, channels,
+        out_height, out_width, out_channels, groups, kh, kw, *stride, *dilation, *padding,
+        padded_height, pitch, column_blocks, block_columns,
+    )  # fmt: skip
+
+
+def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
+    n, height, width, channels = x.shape
+    kh, kw, in_group, out_channels = dw.shape
+    out_height, out_width = grad.shape[1:3]
+    out_group = out_channels // groups
+    out_pixels = out_height * out_width
+    depthwise = channels == groups == out_channels and groups > 1
+
+    tasks = max(1, min(n, _TASKS, n * out_pixels // _PIXELS_PER_PART))
+    column_blocks = 1
+    if groups == 1:
+        column_blocks = min(-(-out_group // WIDE), max(1, _TASKS // 2 // tasks))
+    block_columns, column_blocks = _split(out_group, column_blocks)
+    images = max(1, min(_PIXELS_PER_TASK // out_pixels, n // tasks))
+    rows_per_block = max(1, _PIXELS_PER_TASK // out_width)
+
+    windows = _windows(
+        (height, width), (out_height, out_width), channels, (kh, kw), tuple(stride), tuple(padding),
+        tuple(dilation), groups, images, depthwise,
+    )  # fmt: skip
+    row_offsets, row_starts = _transposed_tables(
+        windows.padded_height, windows.pitch, channels, in_group, (kh, kw), tuple(dilation),
+        stride[0], out_height, images, depthwise,
+    )  # fmt: skip
+    grad_columns = 0
+    if depthwise:
+        grad = _roomy(grad)
+    elif out_group != padded_columns(out_group):
+        grad_columns = padded_columns(out_group)
+    copied = 0 if windows.direct else images * windows.padded_height * windows.pitch * channels
+    if grad_columns:
+        copied += images * out_pixels * groups * grad_columns
+    scratch = _scratch(copied)
+    partial = memory.empty((tasks, dw.size)) if tasks > 1 else dw
+    implicit.weight_gradient(
+        address(grad), address(x), address(partial), address(scratch), scratch.shape[1],
+        address(row_offsets), address(row_starts), stride[1] * channels, depthwise,
+        n, height, width, channels, out_height, out_width, out_channels, groups,
+        padding[0], padding[1], windows.padded_height, windows.pitch, windows.direct,
+        tasks, images, rows_per_block, column_blocks, block_columns, grad_columns, dw.size,
+    )  # fmt: skip
+    if tasks > 1:
+        implicit.add_parts(address(partial), tasks, dw.size, address(dw))
+
+
+@functools.lru_cache(maxsize=512)
+def _transposed_tables(
+    padded_height, pitch, channels, in_group, kernel, dilation, row_step, out_height, images, depthwise
+) -> tuple[np.ndarray, np.ndarray]:
+    """For the transposed im2col matrix: offsets of its rows (tap, channel), and of the rows of pixels its k runs over."""
+    (kh, kw), (dh, dw) = kernel, dilation
+    taps = (np.arange(kh).reshape(-1, 1, 1) * dh * pitch + np.arange(kw).reshape(-1, 1) * dw) * channels
+    rows = taps if depthwise else taps + np.arange(in_group)
+    image = np.arange(images).reshape(-1, 1) * padded_height
+    starts = (image + np.arange(out_height) * row_step) * pitch * channels
+    return _table(rows), _table(starts)
+
+
+def _split(columns: int, blocks: int) -> tuple[int, int]:
+    """Columns per block, whole wide tiles unless there is but one block, and the number of blocks."""
+    if blocks <= 1:
+        return columns, 1
+    per_block = -(-columns // (WIDE * blocks)) * WIDE
+    return per_block, -(-columns // per_block)
+
+
+def _roomy(pixels: np.ndarray) -> np.ndarray:
+    """`pixels` (..., C) in a buffer that can be read in whole vectors past the last channel of the last pixel."""
+    if pixels.shape[-1] % LANES == 0:
+        return pixels
+    roomy = memory.empty(pixels.size + LANES)
+    roomy[: pixels.size] = pixels.reshape(-1)
+    return roomy
+
+
+def _scratch(floats: int) -> np.ndarray:
+    """A buffer of at least `floats` for each thread, with room to read one vector past the end."""
+    size = -(-(floats + LANES) // 16) * 16 if floats else 0
+    return memory.empty((numba.config.NUMBA_NUM_THREADS, size))

@@ -1,0 +1,217 @@
+"""Convolution without an im2col matrix: the compiled loops behind `conv.py`.
+
+An image, padded with zeros, is copied into a scratch buffer that stays in the second-level cache. There each row
+of a window is one contiguous run of floats, and the windows of an output row lie at constant distances: tables of
+offsets say where, and `multiply` reads the scratch through them as if the im2col matrix existed. All arguments
+are integers: sizes, or addresses of C-contiguous float32 arrays and int64 tables; images are (N, H, W, C).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from minicnn_kernels.cpu.blocks import INT_BYTES, PACKED, multiply, multiply_channels, padded_columns
+from minicnn_kernels.cpu.compiler import kernel
+from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, load_float, store_float, zero_floats
+
+
+@kernel
+def _pad_rows(image, height, width, channels, first_row, rows, top, left, pitch, target):
+    """Rows first_row.. of `image` with `top` rows and `left` pixels of zeros before it, in rows of `pitch` pixels.
+
+    A negative margin cuts off instead.
+    """
+    before, skipped = max(0, left), max(0, -left)
+    copied = max(0, min(width - skipped, pitch - before))
+    before = min(before, pitch)
+    after = pitch - before - copied
+    for r in range(rows):
+        line = target + FLOAT_BYTES * r * pitch * channels
+        source_row = first_row + r - top
+        if source_row < 0 or source_row >= height:
+            zero_floats(line, pitch * channels)
+        else:
+            zero_floats(line, before * channels)
+            source = image + FLOAT_BYTES * (source_row * width + skipped) * channels
+            copy_floats(line + FLOAT_BYTES * before * channels, source, copied * channels)
+            zero_floats(line + FLOAT_BYTES * (before + copied) * channels, after * channels)
+
+
+@kernel(parallel=True)
+def convolve(
+    x, weight, bias, y, scratch, scratch_size, row_offsets, taps, tap_count, run, depthwise,
+    images, height, width, channels, out_height, out_width, out_channels, groups,
+    top, left, padded_height, pitch, row_step, window_rows, direct,
+    images_per_task, bands, column_blocks, block_columns,
+):  # fmt: skip
+    """y = bias + x * weight. A task is a few whole images or a band of rows of one, times a block of channels."""
+    blocks = (images + images_per_task - 1) // images_per_task
+    depth = tap_count * run
+    in_group, out_group = channels // groups, out_channels // groups
+    panel_size = padded_columns(out_group) * depth
+    for task in prange(blocks * bands * column_blocks):
+        index = np.intp(task)
+        column = index % column_blocks * block_columns
+        band = index // column_blocks % bands
+        first = index // column_blocks // bands * images_per_task
+        count = min(images_per_task, images - first)
+        top_row, end_row = out_height * band // bands, out_height * (band + 1) // bands
+        if direct:
+            base = x + FLOAT_BYTES * first * height * width * channels
+        else:
+            base = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
+            rows = padded_height if bands == 1 else (end_row - top_row - 1) * row_step + window_rows
+            for i in range(count):
+                _pad_rows(
+                    x + FLOAT_BYTES * (first + i) * height * width * channels, height, width, channels,
+                    top_row * row_step, rows, top, left, pitch,
+                    base + FLOAT_BYTES * i * rows * pitch * channels,
+                )  # fmt: skip
+            base -= FLOAT_BYTES * top_row * row_step * pitch * channels
+        pixels = (count - 1) * out_height * out_width + (end_row - top_row) * out_width
+        offsets = row_offsets + INT_BYTES * top_row * out_width
+        target = y + FLOAT_BYTES * (first * out_height + top_row) * out_width * out_channels
+        if depthwise:
+            multiply_channels(
+                base, offsets, pixels, taps, tap_count, run, 1, weight, padded_columns(channels), channels,
+                bias, 0, target, out_channels,
+            )  # fmt: skip
+        else:
+            for g in range(groups):
+                multiply(
+                    base + FLOAT_BYTES * g * in_group, offsets, pixels, taps, tap_count, run, 1,
+                    weight + FLOAT_BYTES * (g * panel_size + column * depth), PACKED,
+                    min(block_columns, out_group - column), bias + FLOAT_BYTES * (g * out_group + column), 0,
+                    target + FLOAT_BYTES * (g * out_group + column), out_channels,
+                )  # fmt: skip
+
+
+@kernel(parallel=True)
+def scatter(
+    grad, weight, dx, scratch, scratch_size, row_offsets, zero_tap, depthwise,
+    images, height, width, channels, out_height, out_width, out_channels, groups,
+    kh, kw, sh, sw, dh, dw, ph, pw, padded_height, pitch, column_blocks, block_columns,
+):  # fmt: skip
+    """dx = the sum over taps of grad times that tap's weights, added where the tap had read.
+
+    For strides above 1, where a gather would read between the pixels of grad. A task is an image.
+    """
+    in_group, out_group = channels // groups, out_channels // groups
+    panel_size = padded_columns(in_group) * out_group
+    for task in prange(images * column_blocks):
+        index = np.intp(task)
+        image, column = index // column_blocks, index % column_blocks * block_columns
+        columns = min(block_columns, in_group - column)
+        base = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
+        zero_floats(base, padded_height * pitch * channels)
+        for tap in range(kh * kw):
+            p, q = tap // kw, tap % kw
+            for i in range(out_height):
+                source = grad + FLOAT_BYTES * (image * out_height + i) * out_width * out_channels
+                target = base + FLOAT_BYTES * ((i * sh + p * dh) * pitch + q * dw) * channels
+                if depthwise:
+                    multiply_channels(
+                        source, row_offsets, out_width, zero_tap, 1, 1, 1,
+                        weight + FLOAT_BYTES * tap * padded_columns(channels), 0, channels,
+                        target, sw * channels, target, sw * channels,
+                    )  # fmt: skip
+                else:
+                    for g in range(groups):
+                        place = target + FLOAT_BYTES * (g * in_group + column)
+                        multiply(
+                            source + FLOAT_BYTES * g * out_group, row_offsets, out_width, zero_tap, 1, out_group, 1,
+                            weight + FLOAT_BYTES * ((tap * groups + g) * panel_size + column * out_group), PACKED,
+                            columns, place, sw * channels, place, sw * channels,
+                        )  # fmt: skip
+        for r in range(height):
+            source = base + FLOAT_BYTES * ((r + ph) * pitch + pw) * channels
+            target = dx + FLOAT_BYTES * (image * height + r) * width * channels
+            if column_blocks == 1:
+                copy_floats(target, source, width * channels)
+            else:
+                for i in range(width):
+                    place = FLOAT_BYTES * (i * channels + column)
+                    copy_floats(target + place, source + place, columns)
+
+
+@kernel(parallel=True)
+def weight_gradient(
+    grad, x, partial, scratch, scratch_size, row_offsets, taps, step, depthwise,
+    images, height, width, channels, out_height, out_width, out_channels, groups,
+    top, left, padded_height, pitch, direct,
+    tasks, images_per_block, rows_per_block, column_blocks, block_columns, grad_columns, size,
+):  # fmt: skip
+    """partial[t] = the weight's gradient over the images of task t, as (taps * channels, out_channels).
+
+    A is the transposed im2col matrix: its rows are the weights of one output channel, its k runs over pixels.
+    grad_columns: padded channels per group when grad must be copied beside x into the scratch, else 0.
+    """
+    in_group, out_group = channels // groups, out_channels // groups
+    depth = size // out_channels
+    image_size = height * width * channels if direct else padded_height * pitch * channels
+    grad_size = out_height * out_width * out_channels
+    for task in prange(tasks * column_blocks):
+        index = np.intp(task)
+        part, column = index // column_blocks, index % column_blocks * block_columns
+        columns = min(block_columns, out_group - column)
+        result = partial + FLOAT_BYTES * (part * size + column)
+        for i in range(depth):
+            zero_floats(
+                result + FLOAT_BYTES * i * out_channels, out_channels if column_blocks == 1 else columns
+            )
+        begin, end = images * part // tasks, images * (part + 1) // tasks
+        buffer = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
+        for first in range(begin, end, images_per_block):
+            count = min(images_per_block, end - first)
+            base = x + FLOAT_BYTES * first * height * width * channels
+            if not direct:
+                for i in range(count):
+                    _pad_rows(
+                        base + FLOAT_BYTES * i * height * width * channels, height, width, channels, 0,
+                        padded_height, top, left, pitch, buffer + FLOAT_BYTES * i * image_size,
+                    )  # fmt: skip
+                base = buffer
+            rows = grad + FLOAT_BYTES * first * grad_size
+            b_stride, group_stride = out_channels, out_group
+            if grad_columns > 0:
+                b_stride, group_stride = groups * grad_columns, grad_columns
+                source, rows = rows, buffer + FLOAT_BYTES * images_per_block * image_size
+                for i in range(count * out_height * out_width):
+                    for g in range(groups):
+                        copy_floats(
+                            rows + FLOAT_BYTES * (i * b_stride + g * group_stride),
+                            source + FLOAT_BYTES * (i * out_channels + g * out_group),
+                            out_group,
+                        )
+            for i in range(0, count * out_height, rows_per_block):
+                tap_count = min(rows_per_block, count * out_height - i)
+                b = rows + FLOAT_BYTES * (i * out_width * b_stride + column)
+                if depthwise:
+                    multiply_channels(
+                        base, row_offsets, depth, taps + INT_BYTES * i, tap_count, out_width, step, b, b_stride,
+                        channels, result, out_channels, result, out_channels,
+                    )  # fmt: skip
+                else:
+                    for g in range(groups):
+                        place = result + FLOAT_BYTES * g * out_group
+                        multiply(
+                            base + FLOAT_BYTES * g * in_group, row_offsets, depth, taps + INT_BYTES * i, tap_count,
+                            out_width, step, b + FLOAT_BYTES * g * group_stride, b_stride, columns,
+                            place, out_channels, place, out_channels,
+                        )  # fmt: skip
+
+
+@kernel(parallel=True)
+def add_parts(partial, parts, size, out):
+    """out = the sum of `parts` arrays of `size` floats, in their order."""
+    chunk = 4096
+    for task in prange((size + chunk - 1) // chunk):
+        start = np.intp(task) * chunk
+        stop = min(start + chunk, size)
+        copy_floats(out + FLOAT_BYTES * start, partial + FLOAT_BYTES * start, stop - start)
+        for part in range(1, parts):
+            source = partial + FLOAT_BYTES * part * size
+            for i in range(start, stop):
+                total = load_float(out + FLOAT_BYTES * i) + load_float(source + FLOAT_BYTES * i)
+                store_float(out + FLOAT_BYTES * i, total)
