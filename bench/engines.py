@@ -18,14 +18,19 @@ CLASSES = 10
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # small: thousands of steps on one batch must stay finite
 
 
+class Unavailable(RuntimeError):
+    """An engine that is not installed here."""
+
+
 class Engine(NamedTuple):
     """What can be run, and facts for the record.
 
-    step: one training step, returns a function that gives its loss. forward: one pass without gradients.
+    step: one training step. forward: one pass without gradients. loss: that of the batch at hand.
     """
 
-    step: Callable[[], Callable[[], float]]
+    step: Callable[[], None]
     forward: Callable[[], Any]
+    loss: Callable[[], float]
     facts: Callable[[], dict[str, Any]]
 
 
@@ -48,16 +53,18 @@ def make_minicnn(net: str, *, batch: int, threads: int) -> Engine:
     frozen = copy.deepcopy(model).eval()
     optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
 
-    def step() -> Callable[[], float]:
+    def step() -> None:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
-        return loss.item
 
     def forward() -> Any:
         with minicnn.no_grad():
             return frozen(images)
+
+    def loss() -> float:
+        return F.cross_entropy(model(images), labels).item()
 
     def facts() -> dict[str, Any]:
         import numba
@@ -69,14 +76,17 @@ def make_minicnn(net: str, *, batch: int, threads: int) -> Engine:
             "threads": minicnn.get_num_threads(),
         }
 
-    return Engine(step, forward, facts)
+    return Engine(step, forward, loss, facts)
 
 
 def make_torch(
     net: str, *, batch: int, threads: int, channels_last: bool = False, compiled: bool = False
 ) -> Engine:
     """PyTorch on the CPU: eager, with channels-last memory, or through torch.compile."""
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise Unavailable("PyTorch is not installed") from error
     from torch import nn
     from torch.nn import functional as F
 
@@ -92,25 +102,27 @@ def make_torch(
     if compiled:
         model, frozen = torch.compile(model), torch.compile(frozen)
 
-    def step() -> Callable[[], float]:
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
-        return loss.item
 
     def forward() -> Any:
         with torch.inference_mode():
             return frozen(images)
 
+    def loss() -> float:
+        return F.cross_entropy(model(images), labels).item()
+
     def facts() -> dict[str, Any]:
         return {"version": torch.__version__, "threads": torch.get_num_threads()}
 
-    return Engine(step, forward, facts)
+    return Engine(step, forward, loss, facts)
 
 
 def make(name: str, net: str, *, batch: int, threads: int) -> Engine:
-    """The engine called `name`. Raises ModuleNotFoundError if it is not installed."""
+    """The engine called `name`. Raises Unavailable if it is not installed."""
     if name == "minicnn":
         return make_minicnn(net, batch=batch, threads=threads)
     return make_torch(net, batch=batch, threads=threads, **TORCH_VARIANTS[name])

@@ -16,16 +16,16 @@ _STEPS = 5
 
 def child(engine: str, net: str, batch: int, threads: int) -> None:
     """Run some steps and print, in MiB, the memory before them and the peak after them."""
-    from bench.engines import make
+    from bench.engines import Unavailable, make
 
     try:
         running = make(engine, net, batch=batch, threads=threads)
-    except ModuleNotFoundError as error:
+    except Unavailable as error:
         print(json.dumps({"unavailable": str(error)}))
         return
     before = _status("VmRSS")
     for _ in range(_STEPS):
-        running.step()()
+        running.step()
     print(json.dumps({"before_mib": before, "peak_mib": _status("VmHWM")}))
 
 

@@ -41,7 +41,7 @@ def first_batch(engine: str, data: str) -> None:
         from minicnn.data import DataLoader, FashionMNIST
 
         next(iter(DataLoader(FashionMNIST(), 64, shuffle=True)))
-    running.step()()
+    running.step()
 
 
 def measure(*, rounds: int, cold_rounds: int) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def _seconds(program: str, **environment: str) -> float | None:
     elapsed = time.perf_counter() - start
     if done.returncode == 0:
         return elapsed
-    if "ModuleNotFoundError: No module named 'torch'" in done.stderr:
+    if any(line in done.stderr for line in ("No module named 'torch'", "PyTorch is not installed")):
         return None
     raise RuntimeError(f"{program!r} failed:\n{done.stderr}")
 

@@ -14,13 +14,9 @@ import sys
 import time
 from typing import Any
 
-from bench.engines import make
+from bench.engines import Unavailable, make
 
 WARM_UP = 2
-
-
-class Unavailable(RuntimeError):
-    """This engine is not installed here."""
 
 
 class Worker:
@@ -76,7 +72,7 @@ def serve(engine: str, net: str, batch: int, threads: int) -> None:
 
     try:
         running = make(engine, net, batch=batch, threads=threads)
-    except ModuleNotFoundError as error:
+    except Unavailable as error:
         answer({"unavailable": str(error)})
         return
     modes = {"step": running.step, "forward": running.forward}
@@ -86,15 +82,17 @@ def serve(engine: str, net: str, batch: int, threads: int) -> None:
 
     for line in sys.stdin:
         mode, count = json.loads(line)
-        run, times, result = modes[mode], [], None
-        for i in range(WARM_UP + count):
+        run = modes[mode]
+        for _ in range(WARM_UP):
+            run()
+        times = []
+        for _ in range(count):
             start = time.perf_counter()
-            result = run()
-            if i >= WARM_UP:
-                times.append(time.perf_counter() - start)
-        if mode == "step" and not math.isfinite(result()):
+            run()
+            times.append(time.perf_counter() - start)
+        if not math.isfinite(running.loss()):
             raise RuntimeError(
-                f"{engine} {net}: the loss is {result()}; times of NaN arithmetic mean nothing"
+                f"{engine} {net}: the loss is not finite; times of NaN arithmetic mean nothing"
             )
         answer(times)
 
