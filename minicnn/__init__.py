@@ -9,9 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from minicnn import functions
+from minicnn import creation, functions, random
+from minicnn.creation import *  # noqa: F403
 from minicnn.function import Function, NonFiniteError, detect_anomaly
 from minicnn.functions import *  # noqa: F403
+from minicnn.random import (
+    Generator,
+    default_generator,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    seed,
+    set_rng_state,
+)
 from minicnn.tensor import (
     Tensor,
     as_tensor,
@@ -19,6 +29,7 @@ from minicnn.tensor import (
     enable_grad,
     float32,
     float64,
+    from_dlpack,
     from_numpy,
     int8,
     int16,
@@ -39,29 +50,39 @@ __version__ = "0.1.0"
 _SUBMODULES = ("data", "models", "nn", "optim", "testing", "training")
 
 __all__ = [
+    *creation.__all__,
     *functions.__all__,
     *_SUBMODULES,
     "Function",
+    "Generator",
     "GradcheckError",
     "NonFiniteError",
     "Tensor",
     "as_tensor",
     "bool_",
+    "default_generator",
     "detect_anomaly",
     "enable_grad",
     "float32",
     "float64",
     "from_numpy",
+    "from_dlpack",
     "get_num_threads",
+    "get_rng_state",
     "gradcheck",
+    "initial_seed",
     "int8",
     "int16",
     "int32",
     "int64",
     "is_grad_enabled",
+    "manual_seed",
     "no_grad",
+    "random",
+    "seed",
     "set_grad_enabled",
     "set_num_threads",
+    "set_rng_state",
     "tensor",
     "uint8",
 ]

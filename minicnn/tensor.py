@@ -433,6 +433,11 @@ def as_tensor(data: Any, dtype: Any = None) -> Tensor:
     return tensor(data, dtype)
 
 
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor that shares memory with any array or tensor that speaks DLPack (PyTorch's, CuPy's, ...)."""
+    return from_numpy(np.from_dlpack(source))
+
+
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor that shares memory with `array`. Raises TypeError if it is no NumPy array."""
     if not isinstance(array, np.ndarray):

@@ -55,7 +55,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         if x.ndim != first.ndim or any(d != dim and size != first.shape[d] for d, size in enumerate(x.shape)):
             raise fail(
                 "cat",
-                f"expected equal sizes except in dimension {dim}, got {first.shape} and, as tensor {i}, {x.shape}",
+                f"expected equal sizes outside of dimension {dim}, got {first.shape} and {x.shape} at {i}",
             )
     return Cat.apply(*(x.to(dtype) for x in tensors), dim=dim)
 

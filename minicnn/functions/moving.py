@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import minicnn_kernels as kernels
 from minicnn.function import Function
-from minicnn.functions.arguments import fail, normalized_dim, one_of
+from minicnn.functions.arguments import fail, normalized_dim
 from minicnn.functions.shape import sizes_of
 from minicnn.tensor import Tensor, tensor_method
 
@@ -16,7 +15,6 @@ __all__ = [
     "flip",
     "fliplr",
     "flipud",
-    "pad",
     "roll",
     "tril",
     "triu",
@@ -149,34 +147,3 @@ def _matrix(input: Tensor, op: str) -> Tensor:
     if input.ndim < 2:
         raise fail(op, f"expected at least two dimensions, got shape {input.shape}")
     return input
-
-
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """`input` with more elements around it; negative counts cut off.
-
-    pad: (before, after) of the last dimension, then of the one before it, and so on.
-    mode: constant (filled with `value`, default 0), reflect (mirrored without the edge), replicate (the edge
-    repeated) or circular. Raises ValueError for counts that are odd in number, too many or too large.
-    """
-    counts = sizes_of((pad,))
-    one_of("pad", "mode", mode, ("constant", "reflect", "replicate", "circular"))
-    if len(counts) % 2 or len(counts) > 2 * input.ndim:
-        raise fail(
-            "pad", f"expected a pair of counts for each of at most {input.ndim} dimensions, got {counts}"
-        )
-    pairs = [(0, 0)] * (input.ndim - len(counts) // 2)
-    pairs += [(counts[i], counts[i + 1]) for i in range(len(counts) - 2, -1, -2)]
-    for dim, (size, (before, after)) in enumerate(zip(input.shape, pairs, strict=True)):
-        limit = {"reflect": size - 1, "circular": size}.get(mode)
-        if limit is not None and max(before, after) > limit:
-            raise fail(
-                "pad",
-                f"mode {mode} can add at most {limit} to a dimension of size {size}, got {(before, after)}",
-            )
-        if mode == "replicate" and size == 0 and max(before, after) > 0:
-            raise fail("pad", f"dimension {dim} is empty: there is no edge to repeat")
-        if size + before + after < 0:
-            raise fail("pad", f"cannot cut {-before - after} off dimension {dim} of size {size}")
-    if mode != "constant" and value is not None:
-        raise fail("pad", f"mode {mode} takes no value, got {value!r}")
-    return Pad.apply(input, pad=tuple(pairs), mode=mode, value=0 if value is None else value)
