@@ -25,6 +25,7 @@ from minicnn.nn.activation import (
 from minicnn.nn.container import ModuleDict, ModuleList, Sequential
 from minicnn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, ZeroPad2d
 from minicnn.nn.dropout import Dropout, Dropout2d
+from minicnn.nn.functional import l1_penalty, l2_penalty
 from minicnn.nn.linear import Embedding, Flatten, Identity, Linear, Unflatten
 from minicnn.nn.loss import (
     BCELoss,
@@ -61,7 +62,6 @@ from minicnn.nn.pooling import (
     MaxPool2d,
     Upsample,
 )
-from minicnn.nn.regularization import l1_penalty, l2_penalty
 
 __all__ = [
     "ELU",

@@ -49,8 +49,7 @@ class _Convolution(Module):
         self.padding_mode = arguments.choice(
             self, "padding_mode", padding_mode, _PADDING_MODES[:1] if self.transposed else _PADDING_MODES
         )
-        self.padding = padding
-        self._borders = self._borders_of(padding)
+        self.padding = self._checked_padding(padding)
 
         first, second = self.out_channels, self.in_channels
         if self.transposed:
@@ -59,19 +58,13 @@ class _Convolution(Module):
         self.bias = Parameter(memory.empty(self.out_channels)) if bias else None
         self.reset_parameters()
 
-    def _borders_of(self, padding: Any) -> tuple[tuple[int, int], ...]:
-        """Rows added before and after, for each spatial dimension; sets `padding` to its canonical form."""
-        if not isinstance(padding, str):
-            self.padding = arguments.integers(self, "padding", padding, self.dims, minimum=0)
-            return tuple((before, before) for before in self.padding)
-        choices = () if self.transposed else ("valid", "same")
-        arguments.choice(self, "padding", padding, choices)
-        if padding == "valid":
-            return ((0, 0),) * self.dims
-        if any(step != 1 for step in self.stride):
+    def _checked_padding(self, padding: Any) -> Any:
+        if self.transposed or not isinstance(padding, str):
+            return arguments.integers(self, "padding", padding, self.dims, minimum=0)
+        arguments.choice(self, "padding", padding, ("valid", "same"))
+        if padding == "same" and any(step != 1 for step in self.stride):
             raise arguments.fail(self, "stride", "1 with padding='same'", self.stride)
-        totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
+        return padding
 
     def reset_parameters(self) -> None:
         """Draw new starting values."""
@@ -79,13 +72,19 @@ class _Convolution(Module):
         if self.bias is not None:
             init.default_bias_(self.bias, self.weight)
 
-    def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """The input with those borders added that a kernel cannot add itself, and the padding left to it."""
-        if self.padding_mode == "zeros" and all(before == after for before, after in self._borders):
-            return input, tuple(before for before, _ in self._borders)
-        last_first = [size for border in reversed(self._borders) for size in border]
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return F.pad(input, last_first, mode=mode), (0,) * self.dims
+    def _padded(self, input: Tensor) -> tuple[Tensor, Any]:
+        """The input with a border that is not of zeros, and the padding that is left to the convolution."""
+        if self.padding_mode == "zeros" or self.padding == "valid":
+            return input, self.padding
+        borders = []  # (before, after), the last dimension first
+        for i in reversed(range(self.dims)):
+            both = (
+                self.dilation[i] * (self.kernel_size[i] - 1)
+                if self.padding == "same"
+                else 2 * self.padding[i]
+            )
+            borders += [both // 2, both - both // 2]
+        return F.pad(input, borders, mode=self.padding_mode), 0
 
     def extra_repr(self) -> str:
         parts = [

@@ -206,18 +206,25 @@ class GlobalAvgPool(Module):
 class Upsample(Module):
     """Images made larger: (N, C, H, W) to (N, C, *size) or (N, C, H scale_factor, W scale_factor).
 
-    mode: 'nearest' repeats pixels.
+    mode: 'nearest', 'bilinear', or 'linear' for (N, C, L). align_corners: corner pixels keep their places.
     """
 
-    def __init__(self, size: Any = None, scale_factor: Any = None, mode: str = "nearest") -> None:
+    def __init__(
+        self,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+    ) -> None:
         super().__init__()
         if (size is None) == (scale_factor is None):
             raise arguments.fail(self, "size", "given, or else scale_factor, and not both", size)
         self.size, self.scale_factor = size, scale_factor
-        self.mode = arguments.choice(self, "mode", mode, ("nearest",))
+        self.mode = arguments.choice(self, "mode", mode, ("nearest", "linear", "bilinear"))
+        self.align_corners = align_corners
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.interpolate(input, self.size, self.scale_factor, self.mode)
+        return F.interpolate(input, self.size, self.scale_factor, self.mode, self.align_corners)
 
     def extra_repr(self) -> str:
         which = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
