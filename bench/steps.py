@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 from bench.record import markdown
 from bench.worker import Unavailable, Worker
@@ -89,7 +91,7 @@ def summarise(bursts: dict[str, list[list[float]]]) -> dict[str, dict[str, Any]]
 
 def _quartiles(values: Sequence[float]) -> list[float]:
     """Lower quartile, median, upper quartile."""
-    return [round(value, 4) for value in quantiles(values, n=4, method="inclusive")]
+    return [round(float(value), 4) for value in np.percentile(values, (25, 50, 75))]
 
 
 def table(results: Sequence[dict[str, Any]], engines: Sequence[str]) -> str:

@@ -292,7 +292,7 @@ def test_op(benchmark, case, engine):
     if engine != "reference":
         twins = case.make(np.random.default_rng(0))
         expected = outcome(bind(case, "reference", twins)(), twins)
-        # PyTorch keeps what only a backward needs (argmax, log-probabilities) to itself; the result comes first.
+        # PyTorch keeps to itself what only a backward needs (an argmax); the result comes first.
         for ours, theirs in zip(outcome(result, arguments), expected, strict=engine == "cpu"):
             atol = TOLERANCE * float(np.abs(theirs).max())
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)

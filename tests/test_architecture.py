@@ -212,7 +212,7 @@ def modules() -> list[Module]:
             parts = path.relative_to(base).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             name = ".".join(parts[:-1] if is_package else parts)
-            found.append(Module(name, ast.parse(path.read_text(encoding="utf-8")), is_package))
+            found.append(Module(name, ast.parse(path.read_text(encoding="utf-8"), str(path)), is_package))
     return found
 
 
