@@ -9,7 +9,13 @@ the arithmetic of convolutions and matrix products happens.
 # ruff: noqa: F403, I001  (the reference first: what follows overrides it)
 from minicnn_kernels.reference import *
 from minicnn_kernels.cpu.activation import *
+from minicnn_kernels.cpu.conv import *
+from minicnn_kernels.cpu.elementwise import *
+from minicnn_kernels.cpu.linear import *
 from minicnn_kernels.cpu.loss import *
 from minicnn_kernels.cpu.normalization import *
 from minicnn_kernels.cpu.optim import *
 from minicnn_kernels.cpu.pooling import *
+from minicnn_kernels.cpu.random import *
+from minicnn_kernels.cpu.reduction import *
+from minicnn_kernels.cpu.shape import *
