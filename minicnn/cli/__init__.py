@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from minicnn.cli.parser import make_parser
+from minicnn.training.errors import TrainingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's own) and give the exit status."""
     options = make_parser().parse_args(arguments)
-    from minicnn.training.errors import TrainingError
-
-    warnings.showwarning = _show_warning
     try:
-        return import_module(f"minicnn.cli.{options.command}").run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return import_module(f"minicnn.cli.{options.command}").run(options)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

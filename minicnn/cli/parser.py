@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from minicnn.cli.recipe import AUGMENTATIONS, DEFAULTS, OPTIMIZERS, SCHEDULES
+from minicnn.models import MODELS
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -115,7 +116,7 @@ def _add_train(commands: Any) -> None:
         train.add_argument(name, help=text if shown in (None, False) else f"{text} (default {shown})", **rest)
 
     option("--data", "fashion-mnist, or a folder of idx files", metavar="NAME|DIR")
-    option("--model", "a name of minicnn.models", metavar="NAME")
+    option("--model", ", ".join(MODELS), metavar="NAME")
     option("--epochs", "passes over the training images", type=_COUNT, metavar="N")
     option("--batch-size", "images per step", type=_COUNT, metavar="N")
     option("--lr", "highest learning rate", type=_POSITIVE, metavar="X")

@@ -29,7 +29,7 @@ AUGMENTATIONS = {
 # Chosen on 5,000 training images held out from the other 55,000, never on the test images.
 DEFAULTS: dict[str, Any] = {
     "data": "fashion-mnist",
-    "model": "w2",
+    "model": "simple",
     "epochs": 8,
     "batch_size": 64,
     "lr": 0.05,
@@ -84,10 +84,12 @@ def augmentation(steps: list[str]) -> data.Transform | None:
 
 def make_model(configuration: dict[str, Any]) -> Any:
     """The model of a configuration, with fresh weights."""
+    channels, *image_size = configuration["image_shape"]
     return models.create(
         configuration["model"],
-        image_shape=tuple(configuration["image_shape"]),
-        classes=len(configuration["class_names"]),
+        in_channels=channels,
+        image_size=tuple(image_size),
+        num_classes=len(configuration["class_names"]),
         dropout=configuration["dropout"],
     )
 

@@ -31,6 +31,8 @@ from minicnn.training.trainer import fit
 def run(options: argparse.Namespace) -> int:
     """Train as the options say. Gives the exit status."""
     began = time.perf_counter()
+    if options.quiet:
+        os.environ["MINICNN_QUIET"] = "1"  # read by the kernels' compiler
     if options.threads is not None:
         minicnn.set_num_threads(options.threads)
     said = {name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None}

@@ -86,7 +86,7 @@ def _spoilt_parameters(model: Any) -> str:
 
 def _first_op(run: Run, images: Any, targets: Any) -> str:
     try:
-        with detect_anomaly():
+        with detect_anomaly(), np.errstate(all="ignore"):
             loss = run.loss(run.model(images), targets)
             loss.backward()
     except NonFiniteError as error:

@@ -58,6 +58,8 @@ class Checkpoint(Callback):
 
     def on_start(self, run: Run) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.parent.glob(f".{self.path.stem}*.tmp"):  # of a save that was killed
+            leftover.unlink(missing_ok=True)
         if self.keep_best is None:
             self.keep_best = run.validation is not None
         self.batches, self.saved_at = 0, time.monotonic()
@@ -107,10 +109,7 @@ class Checkpoint(Callback):
         try:
             serialization.save(state, path)
         except OSError as error:
-            raise CheckpointError(
-                f"checkpoint {path}: cannot be written ({error.strerror or error}); {self.describe_last()}; "
-                f"make room or choose another place"
-            ) from error
+            raise CheckpointError(f"checkpoint: {error.strerror or error}; {self.describe_last()}") from error
         self.batches, self.saved_at = 0, time.monotonic()
         if path == self.path:
             self.last = f"epoch {run.epoch + 1}, batch {run.batch}" if run.batch else f"epoch {run.epoch}"
@@ -176,11 +175,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path}: there is no such file; expected a checkpoint.npz that training wrote"
         ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}: expected a minicnn checkpoint, but it cannot be read ({error}); "
-            f"is the file cut off or of another program?"
-        ) from error
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             f"checkpoint {path}: expected a file of format '{FORMAT}', got something else; "

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -92,8 +93,10 @@ class Run:
         if not math.isfinite(value):
             explain(self, before, images, targets, f"the loss became {value}")
         self.optimizer.zero_grad()
-        total = loss if not self.l1 else loss + self.l1 * nn.l1_penalty(self.model)
-        total.backward()
+        if self.l1:
+            weights = [p for p in self.model.parameters() if p.ndim > 1]
+            loss = loss + nn.l1_penalty(weights, self.l1)
+        loss.backward()
         self._clip_gradients(before, images, targets)
         self.optimizer.step()
         if self.max_norm is not None:
@@ -180,9 +183,12 @@ class Run:
 
     def named_callbacks(self) -> Iterator[tuple[str, Callback]]:
         """Callbacks that have a state, under names that stay the same from run to run."""
-        for i, callback in enumerate(self.callbacks):
+        seen: Counter[str] = Counter()
+        for callback in self.callbacks:
             if type(callback).state_dict is not Callback.state_dict:
-                yield f"{i}_{type(callback).__name__}", callback
+                name = type(callback).__name__
+                seen[name] += 1
+                yield (name if seen[name] == 1 else f"{name} {seen[name]}"), callback
 
 
 def fit(
