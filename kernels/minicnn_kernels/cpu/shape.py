@@ -1,0 +1,65 @@
+"""Copies that change the layout, in parallel tiles (`layout.py`); memory from the pool.
+
+Views, indexing, joining and sorting are the reference's: NumPy's loops over memory are as fast.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minicnn_kernels import memory
+from minicnn_kernels.cpu import layout
+from minicnn_kernels.reference import shape as reference
+
+__all__ = ["cat", "contiguous", "copy", "copy_into", "full", "reshape"]
+
+
+def full(shape, value, dtype):
+    """A new array filled with `value`."""
+    result = memory.empty(shape, dtype)
+    result.fill(value)
+    return result
+
+
+def copy(x):
+    """A dense copy in the same order of axes in memory."""
+    result = memory.empty_like(x)
+    layout.copy_into(result, x)
+    return result
+
+
+def contiguous(x):
+    """x in C order: itself if it is so already."""
+    if x.flags.c_contiguous:
+        return x
+    result = memory.empty(x.shape, x.dtype)
+    layout.copy_into(result, x)
+    return result
+
+
+def reshape(x, shape):
+    """x in another shape, elements in C order; a view where strides allow."""
+    try:
+        return np.reshape(x, shape, copy=False)
+    except ValueError:
+        return contiguous(x).reshape(shape)
+
+
+def copy_into(destination, source):
+    """Overwrite `destination` in place; `source` broadcasts and is cast."""
+    if isinstance(source, np.ndarray) and source.shape == destination.shape:
+        if not np.may_share_memory(destination, source):
+            layout.copy_into(destination, source)
+            return
+    reference.copy_into(destination, source)
+
+
+def cat(arrays, dim):
+    """Arrays one after the other along `dim`, in the memory order of the first."""
+    dim %= arrays[0].ndim
+    shape = list(arrays[0].shape)
+    shape[dim] = sum(array.shape[dim] for array in arrays)
+    order = memory.memory_order(arrays[0])
+    dtype = np.result_type(*arrays)
+    result = memory.empty(tuple(shape[axis] for axis in order), dtype).transpose(np.argsort(order))
+    return np.concatenate(arrays, axis=dim, out=result)
