@@ -47,7 +47,7 @@ from minicnn_kernels import set_threads as set_num_threads
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("data", "models", "nn", "optim", "testing", "training")
+_SUBMODULES = ("data", "graph", "models", "nn", "optim", "testing", "training")
 
 __all__ = [
     *creation.__all__,

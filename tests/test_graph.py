@@ -1,0 +1,92 @@
+"""Graphs: what a trace records, what it refuses, what the passes say about it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import minicnn
+from minicnn import graph, models, nn
+
+
+@pytest.fixture
+def simple_graph() -> graph.Graph:
+    model = models.create("simple", in_channels=1, image_size=28, num_classes=10)
+    return graph.trace(model, np.zeros((2, 1, 28, 28), np.float32))
+
+
+def test_trace_records_ops_layers_and_parameters_in_order(simple_graph: graph.Graph) -> None:
+    convolution = simple_graph.nodes[0]
+    assert convolution.name == "Conv2d"
+    assert convolution.layer == "conv1"
+    assert convolution.inputs[0] is simple_graph.inputs[0]
+    assert [value.name for value in simple_graph.parameters()] == [
+        f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc1", "fc2") for kind in ("weight", "bias")
+    ]
+    assert simple_graph.outputs[0].shape == (2, 10)
+    assert simple_graph.nodes[-1].output is simple_graph.outputs[0]
+
+
+def test_replaying_the_trace_gives_the_models_answer() -> None:
+    model = models.create("resnet-20", in_channels=3, image_size=32, num_classes=10).eval()
+    x = minicnn.randn(2, 3, 32, 32)
+    recorded = graph.trace(model, x)
+    values = {recorded.inputs[0]: x}
+    with minicnn.no_grad():
+        for node in recorded.nodes:
+            inputs = [values.get(v, v.tensor) if isinstance(v, graph.Value) else v for v in node.inputs]
+            result = node.op.apply(*inputs, **node.options)
+            results = result if isinstance(result, tuple) else (result,)
+            values.update(zip(node.outputs, results, strict=True))
+        expected = model(x)
+    np.testing.assert_array_equal(values[recorded.outputs[0]].numpy(), expected.numpy())
+
+
+def test_branches_share_values() -> None:
+    class TwoInputs(nn.Module):
+        def forward(self, a, b):
+            c = a + b
+            return c * a, minicnn.cat([c, b], 0)
+
+    recorded = graph.trace(TwoInputs(), np.ones(3, np.float32), np.ones(3, np.float32))
+    assert [value.name for value in recorded.inputs] == ["input0", "input1"]
+    assert len(recorded.outputs) == 2
+    add = recorded.nodes[0]
+    assert [node.name for node in recorded.consumers()[add.output]] == ["Mul", "Cat"]
+    assert recorded.producers()[add.output] is add
+
+
+def test_python_that_looks_at_values_is_refused_with_its_line() -> None:
+    class Peeks(nn.Module):
+        def forward(self, x):
+            y = x.relu()
+            if y.sum() > 0:  # this very line
+                y = y * 2
+            return y
+
+    model = Peeks()
+    with pytest.raises(graph.TraceError, match=r"test_graph.py, line \d+ \(if y.sum\(\) > 0:"):
+        graph.trace(model, np.ones(3, np.float32))
+    np.testing.assert_array_equal(model(minicnn.ones(3)).numpy(), [2, 2, 2])  # eager mode goes on working
+
+
+def test_multiply_accumulates_of_known_layers() -> None:
+    model = models.create("lenet-300-100")
+    total = sum(c.macs for c in graph.cost(graph.trace(model, np.zeros((1, 1, 28, 28), np.float32))))
+    assert total == 784 * 300 + 300 * 100 + 100 * 10
+    convolution = nn.Conv2d(8, 16, 3, padding=1, groups=2)
+    (only,) = graph.cost(graph.trace(convolution, np.zeros((1, 8, 5, 7), np.float32)))
+    assert only.macs == 16 * 5 * 7 * (8 // 2) * 9
+    assert only.bytes_written == 16 * 5 * 7 * 4
+
+
+def test_pictures_name_every_op(simple_graph: graph.Graph) -> None:
+    document = ElementTree.fromstring(graph.svg(simple_graph))
+    texts = [element.text for element in document.iter("{http://www.w3.org/2000/svg}text")]
+    text = graph.dot(simple_graph)
+    for node in simple_graph.nodes:
+        assert any(label.startswith(node.name) for label in texts)
+        assert node.name in text
+    assert text.count("->") == len(simple_graph.nodes)  # a chain: one edge into each op
