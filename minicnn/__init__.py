@@ -22,6 +22,7 @@ from minicnn.random import (
     seed,
     set_rng_state,
 )
+from minicnn.serialization import load, load_safetensors, save, save_safetensors
 from minicnn.tensor import (
     Tensor,
     as_tensor,
@@ -47,7 +48,7 @@ from minicnn_kernels import set_threads as set_num_threads
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("data", "graph", "models", "nn", "optim", "testing", "training")
+_SUBMODULES = ("data", "graph", "models", "nn", "optim", "serialization", "testing", "training")
 
 __all__ = [
     *creation.__all__,
@@ -76,9 +77,13 @@ __all__ = [
     "int32",
     "int64",
     "is_grad_enabled",
+    "load",
+    "load_safetensors",
     "manual_seed",
     "no_grad",
     "random",
+    "save",
+    "save_safetensors",
     "seed",
     "set_grad_enabled",
     "set_num_threads",
