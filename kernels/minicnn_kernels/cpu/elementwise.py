@@ -18,9 +18,9 @@ from minicnn_kernels.cpu.layout import CHUNK, elementwise, flat
 from minicnn_kernels.reference import elementwise as reference
 
 __all__ = [
-    "abs", "add", "all_finite", "cast", "ceil", "clamp", "cos", "div", "exp", "expm1", "floor", "log", "log1p",
-    "log2", "maximum", "minimum", "mul", "neg", "pow", "reciprocal", "round", "sign", "sin", "sqrt", "square",
-    "sub", "tan", "trunc",
+    "abs", "add", "all_finite", "cast", "ceil", "clamp", "cos", "div", "exp", "expm1", "floor", "log",
+    "log1p", "log2", "maximum", "minimum", "mul", "neg", "pow", "reciprocal", "round", "sign", "sin", "sqrt",
+    "square", "sub", "tan", "trunc",
 ]  # fmt: skip
 
 _ADD, _SUB, _MUL, _DIV = range(4)
@@ -83,7 +83,7 @@ def _pooled(slow, ufunc):
 
 
 def _room_for(*operands):
-    """Memory for a float32 result, shaped and ordered like the largest operand; None if the pool is no help."""
+    """Memory for a float32 result, shaped and ordered like the largest operand; None if that is not to be."""
     like = None
     for x in operands:
         if isinstance(x, np.ndarray):

@@ -47,11 +47,11 @@ def reshape(x, shape):
 
 def copy_into(destination, source):
     """Overwrite `destination` in place; `source` broadcasts and is cast."""
-    if isinstance(source, np.ndarray) and source.shape == destination.shape:
-        if not np.may_share_memory(destination, source):
-            layout.copy_into(destination, source)
-            return
-    reference.copy_into(destination, source)
+    same_shape = isinstance(source, np.ndarray) and source.shape == destination.shape
+    if same_shape and not np.may_share_memory(destination, source):
+        layout.copy_into(destination, source)
+    else:
+        reference.copy_into(destination, source)
 
 
 def cat(arrays, dim):
