@@ -5,6 +5,7 @@
     python -m bench --nets W1,W2 --threads 1 --engines minicnn,torch
     python -m bench startup               imports, and the time to a first finished batch, warm and cold
     python -m bench memory                peak memory of a training step
+    python -m bench ladder                from naive loops to register tiles, and the machine's limits
     pytest bench/test_ops.py              single kernels against the reference and PyTorch (pytest-benchmark)
 
 How the times are taken: every engine lives in a process of its own and keeps its model, input and thread

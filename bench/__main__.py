@@ -52,7 +52,7 @@ def main() -> None:
         description=bench.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", nargs="?", choices=("steps", "startup", "memory"), default="steps")
+    parser.add_argument("what", nargs="?", choices=("steps", "startup", "memory", "ladder"), default="steps")
     parser.add_argument("--engines", type=choices(ENGINES), default="minicnn,torch,torch-channels-last")
     parser.add_argument("--nets", type=choices(tuple(NETS)), default=",".join(NETS))
     parser.add_argument("--threads", type=thread_counts, default=[1, cores] if cores > 1 else [1])
@@ -64,7 +64,7 @@ def main() -> None:
 
     facts = record.machine()
     print(f"{record.describe(facts)}\n")
-    results: list[dict[str, Any]]
+    results: Any
     if options.what == "steps":
         results = steps.measure(
             options.nets,
@@ -79,6 +79,12 @@ def main() -> None:
         rounds = options.rounds or (3 if options.quick else 10)
         results = startup.measure(rounds=rounds, cold_rounds=1 if options.quick else 3)
         print(startup.table(results))
+    elif options.what == "ladder":
+        from bench import ladder  # loads the compiler and its threads, which the other commands keep out
+
+        rounds = options.rounds or (4 if options.quick else 12)
+        results = ladder.measure(threads=max(options.threads), rounds=rounds, quick=options.quick)
+        print(ladder.table(results))
     else:
         results = []
         for net in options.nets:
@@ -86,7 +92,15 @@ def main() -> None:
                 options.engines, net=net, batch=options.batch, threads=max(options.threads)
             )
         print(memory.table(results))
-    print(f"\nwritten to {record.write(options.what, facts, results, options.output)}")
+    path = record.write(options.what, facts, results, options.output)
+    print(f"\nwritten to {path}")
+    if options.what == "ladder":
+        try:
+            ladder.plot(results, path.with_suffix(".png"))
+        except ImportError:
+            print("no picture: Matplotlib is not installed")
+        else:
+            print(f"picture in {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

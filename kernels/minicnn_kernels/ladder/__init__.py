@@ -1,8 +1,8 @@
-"""The road from naive loops to the best kernel, one named rung each, for the matrix product and the convolution.
+"""The road from naive loops to the best kernel, one named rung each: the matrix product and the convolution.
 
-Read `matmul.py` first, then `convolution.py`; every rung is short, right, and says why it is faster than the one
-below. `MATMUL` and `CONVOLUTION` list them from the ground up. `limits.py` shows what the machine could do at
-most. Nothing here is used by the engine, and nothing is compiled before it is called; `python -m bench ladder`
+Read `matmul.py` first, then `convolution.py`; every rung is short, right, and says why it is faster than the
+one below. `MATMUL` and `CONVOLUTION` list them from the ground up; `limits.py` is what the machine can do at
+most. The engine uses nothing of this, and nothing is compiled before it is called. `python -m bench ladder`
 measures it all.
 """
 

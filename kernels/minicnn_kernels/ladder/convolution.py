@@ -1,9 +1,9 @@
-"""The ladder of the convolution, stride 1 and "same" padding, in float32: from seven loops to the fused block.
+"""The ladder of the float32 convolution, stride 1, "same" padding: from seven loops to the fused block.
 
-Every rung has the signature (x, weight, bias, y), overwrites y and returns it. Kernels have an odd size and zeros
-surround the image, so that y is as large as x. The lower rungs read x (N, C, H, W) and weight (O, C, kh, kw);
-the upper ones, marked `channels_last`, x (N, H, W, C) and weight (kh, kw, C, O), and write y (N, H, W, O).
-All arrays are C-contiguous. The last rungs, marked `pooled`, compute max_pool2d(relu(convolution), 2).
+Every rung has the signature (x, weight, bias, y), overwrites y and returns it. Kernels have an odd size and
+zeros surround the image, so that y is as large as x. The lower rungs read x (N, C, H, W) and weight
+(O, C, kh, kw); the upper ones, marked `channels_last`, x (N, H, W, C) and weight (kh, kw, C, O), and write
+y (N, H, W, O). All arrays are C-contiguous. Rungs marked `pooled` compute max_pool2d(relu(convolution), 2).
 The matrix product has its own ladder beside this one; `bench/ladder.py` measures both.
 """
 
@@ -22,7 +22,7 @@ from minicnn_kernels.ladder.tiles import empty_panels, multiply, pack
 
 
 def arguments(rung, x, weight, bias):
-    """The arguments of `rung.function` for x (N, C, H, W), weight (O, C, kh, kw), bias (O,), in its layout."""
+    """The arguments of `rung.function` in its layout: x (N, C, H, W), weight (O, C, kh, kw), bias (O,)."""
     n, _, height, width = x.shape
     out_channels = weight.shape[0]
     if rung.pooled:
@@ -195,7 +195,7 @@ def _implicit_threaded(x, bias, y, panels, halos, row_offsets, taps):
 
 @kernel
 def _convolve(image, bias, y, panels, halo, row_offsets, taps):
-    """One image (H, W, C): into the middle of `halo`, whose border is zero, then tiles of pixels x channels."""
+    """One image (H, W, C): into the middle of `halo`, whose border is zero, then tile by tile into y."""
     height, width, channels = image.shape
     top, left = (halo.shape[0] - height) // 2, (halo.shape[1] - width) // 2
     for i in range(height):
@@ -265,7 +265,7 @@ def fused(x, weight, bias, y):
     The full-size result lives in the second-level cache, is reduced while it is warm, and only a quarter of
     it goes to memory. ReLU and maximum commute, so ReLU runs on that quarter. One start of threads for three.
     """
-    n, height, width, _ = x.shape
+    _, height, width, _ = x.shape
     full = memory.empty((numba.get_num_threads(), height, width, y.shape[3]))
     return _fused(x, bias, y, full, *_workspace(x, weight))
 

@@ -1,4 +1,4 @@
-"""The two ceilings of the roofline: multiply-adds that touch no memory, and memory that is only streamed through.
+"""The two ceilings of the roofline: multiply-adds that touch no memory, and memory that is only streamed.
 
 Williams, Waterman and Patterson 2009: a kernel that does `intensity` floating-point operations for each byte
 it moves cannot run faster than min(peak, intensity x bandwidth). `bench/roofline.py` times these kernels.
@@ -23,7 +23,7 @@ _CHUNK = 1 << 16  # floats of a triad that one task streams
 
 @intrinsic
 def _multiply_add(typingctx, steps, factor, addend):
-    """CHAINS vectors of sums, each `steps` times sum = sum * factor + addend, in registers; gives their total."""
+    """The total of CHAINS vectors of sums, each `steps` times sum = sum * factor + addend, in registers."""
 
     def codegen(context, builder, signature, args):
         steps, factor, addend = args
@@ -69,7 +69,7 @@ def _one_task(steps, factor, addend):
 
 @kernel(parallel=True)
 def multiply_add(steps, factor, addend, totals):
-    """Fused multiply-adds in registers alone, on all threads. totals: (TASKS,), so that the work is not dropped."""
+    """Multiply-adds in registers alone, on all threads. totals: (TASKS,), so that the work is not dropped."""
     for task in prange(TASKS):
         totals[task] = _one_task(steps, factor, addend)
 

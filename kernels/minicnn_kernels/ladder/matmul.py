@@ -76,8 +76,8 @@ def reordered(a, b, c):
 def tiled(a, b, c):
     """Cache tiling: all rows of a meet one block of b before the next block is touched.
 
-    Before, every row of c streamed all of b through the caches. A block of b that fits into the first-level
-    cache is fetched once and used M times.
+    Before, every row of c streamed all of b through the caches. A block of b that fits into the second-level
+    cache is fetched from beyond it once and used M times.
     """
     c[:] = 0
     for k0 in range(0, b.shape[0], BLOCK_DEPTH):

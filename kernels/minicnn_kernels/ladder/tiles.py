@@ -1,6 +1,6 @@
 """What the upper rungs of both ladders share: one tile of registers, and matrices packed into panels for it.
 
-The micro-kernel itself is written in `cpu/microkernel.py`; `cpu/blocks.py` is the production form of this file.
+The micro-kernel itself is written in `cpu/microkernel.py`; `cpu/blocks.py` is this file in production.
 """
 
 from __future__ import annotations
