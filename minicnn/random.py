@@ -1,4 +1,4 @@
-"""Random numbers: a Generator counts the blocks of numbers that were drawn, kernels compute them from the count.
+"""Random numbers: a Generator counts blocks of numbers that were drawn, kernels compute them from the count.
 
 So the state is two integers, drawing is the same on every back end and thread count, and a restored state
 continues exactly. Everything in minicnn draws from `default_generator` unless told otherwise; it starts with

@@ -87,13 +87,8 @@ def test_gradient_by_random_direction(case: OpCase) -> None:
     for i in case.differentiated(arrays):
         tensors[i].requires_grad_()
 
-    def first_result(*tensors: minicnn.Tensor) -> list[minicnn.Tensor]:
-        return [result for result in case.call(*tensors) if result.requires_grad]
-
-    if first_result(*tensors):
-        assert minicnn.gradcheck(first_result, tensors, tol=1e-6)
-    else:
-        assert not case.differentiated(arrays) or case.differentiable == ()
+    if any(result.requires_grad for result in case.call(*tensors)):  # else whole numbers or truth values
+        assert minicnn.gradcheck(case.call, tensors, tol=1e-6)
 
 
 @pytest.mark.peers

@@ -166,7 +166,7 @@ class Maximum(Function):
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         k = kernels.of(grad)
-        return _chosen(self, grad, k.lt(self.a, self.b))
+        return _chosen(self, grad, k.lt(self.a, self.b), k.gt(self.a, self.b))
 
 
 class Minimum(Function):
@@ -178,17 +178,16 @@ class Minimum(Function):
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         k = kernels.of(grad)
-        return _chosen(self, grad, k.gt(self.a, self.b))
+        return _chosen(self, grad, k.gt(self.a, self.b), k.lt(self.a, self.b))
 
 
-def _chosen(node: Maximum | Minimum, grad: Any, b_won: Any) -> tuple[Any, ...]:
+def _chosen(node: Maximum | Minimum, grad: Any, a_lost: Any, b_lost: Any) -> tuple[Any, ...]:
     wanted_a, wanted_b = node.needs_input_grad
     k = kernels.of(grad)
-    tie = k.eq(node.a, node.b)
-    grad = k.where(tie, k.mul(grad, 0.5), grad)
+    grad = k.where(k.eq(node.a, node.b), k.mul(grad, 0.5), grad)
     return (
-        _share(k.where(b_won, 0.0, grad), _shape(node.a)) if wanted_a else None,
-        _share(k.where(k.logical_or(b_won, tie), grad, 0.0), _shape(node.b)) if wanted_b else None,
+        _share(k.where(a_lost, 0.0, grad), _shape(node.a)) if wanted_a else None,
+        _share(k.where(b_lost, 0.0, grad), _shape(node.b)) if wanted_b else None,
     )
 
 

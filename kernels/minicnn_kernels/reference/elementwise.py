@@ -8,32 +8,37 @@ from __future__ import annotations
 
 import numpy as np
 
+_ieee = np.errstate(all="ignore")  # infinities and NaN are answers; NumPy would warn of them
 
+
+@_ieee
 def add(a, b):
     """a + b."""
     return np.asarray(np.add(a, b))
 
 
+@_ieee
 def sub(a, b):
     """a - b."""
     return np.asarray(np.subtract(a, b))
 
 
+@_ieee
 def mul(a, b):
     """a * b."""
     return np.asarray(np.multiply(a, b))
 
 
+@_ieee
 def div(a, b):
     """a / b; whole numbers give float64, as NumPy has it."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.true_divide(a, b))
+    return np.asarray(np.true_divide(a, b))
 
 
+@_ieee
 def pow(a, b):
     """a to the power b."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.asarray(np.power(a, b))
+    return np.asarray(np.power(a, b))
 
 
 def maximum(a, b):
@@ -46,16 +51,16 @@ def minimum(a, b):
     return np.asarray(np.minimum(a, b))
 
 
+@_ieee
 def floor_divide(a, b):
     """a / b, rounded down."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.floor_divide(a, b))
+    return np.asarray(np.floor_divide(a, b))
 
 
+@_ieee
 def remainder(a, b):
     """a - b floor(a / b): has the sign of b."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.remainder(a, b))
+    return np.asarray(np.remainder(a, b))
 
 
 def atan2(a, b):
@@ -68,40 +73,40 @@ def neg(x):
     return np.asarray(np.negative(x))
 
 
+@_ieee
 def exp(x):
     """e to the power x."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.exp(x))
+    return np.asarray(np.exp(x))
 
 
+@_ieee
 def expm1(x):
     """exp(x) - 1, exact near zero."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.expm1(x))
+    return np.asarray(np.expm1(x))
 
 
+@_ieee
 def log(x):
     """Natural logarithm; -inf at 0, NaN below."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.log(x))
+    return np.asarray(np.log(x))
 
 
+@_ieee
 def log1p(x):
     """log(1 + x), exact near zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.log1p(x))
+    return np.asarray(np.log1p(x))
 
 
+@_ieee
 def log2(x):
     """Logarithm to the base 2."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.log2(x))
+    return np.asarray(np.log2(x))
 
 
+@_ieee
 def sqrt(x):
     """Square root; NaN below 0."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.sqrt(x))
+    return np.asarray(np.sqrt(x))
 
 
 def rsqrt(x):
@@ -109,22 +114,22 @@ def rsqrt(x):
     return reciprocal(sqrt(x))
 
 
+@_ieee
 def sin(x):
     """Sine."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.sin(x))
+    return np.asarray(np.sin(x))
 
 
+@_ieee
 def cos(x):
     """Cosine."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.cos(x))
+    return np.asarray(np.cos(x))
 
 
+@_ieee
 def tan(x):
     """Tangent."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.tan(x))
+    return np.asarray(np.tan(x))
 
 
 def abs(x):
@@ -137,6 +142,7 @@ def sign(x):
     return np.asarray(np.sign(x))
 
 
+@_ieee
 def square(x):
     """x * x."""
     return np.asarray(np.multiply(x, x))
@@ -253,7 +259,7 @@ def where(condition, a, b):
     return np.asarray(np.where(condition, a, b))
 
 
+@_ieee
 def cast(x, dtype):
     """x as `dtype`, a copy that keeps the memory order; fractions are cut off."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return x.astype(dtype)
+    return x.astype(dtype)
