@@ -33,8 +33,8 @@ class CheckpointWarning(UserWarning):
 class Checkpoint(Callback):
     """Saves the run `every` so often, when it is interrupted, and when it ends.
 
-    path: the newest state. every: "1 epoch", "200 batches", "60 seconds". keep_best: also keep the best
-    epoch by `monitor`, in `best_path`; default: if there is validation.
+    path: the newest state. every: "2 epochs"; or "200 batches" or "60 seconds", and then also after every
+    epoch. keep_best: also keep the best epoch by `monitor`, in `best_path`; default: if there is validation.
     If the disk is full while training, the last file stays, a CheckpointWarning is given and the next
     occasion tries again; at the end (or on Ctrl-C) it is a CheckpointError.
     """
@@ -160,7 +160,7 @@ def settings(run: Run) -> dict[str, Any]:
         "clip_value": run.clip_value,
         "max_norm": run.max_norm,
         "l1": run.l1,
-        "callbacks": [name for name, _ in run.named_callbacks()],
+        "callbacks": [name for name, c in run.named_callbacks() if not isinstance(c, Checkpoint)],
     }
 
 

@@ -154,7 +154,10 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "loader": self.loader.state_dict() if hasattr(self.loader, "state_dict") else None,
+            "loaders": [
+                loader.state_dict() if hasattr(loader, "state_dict") else None
+                for loader in (self.loader, self.validation)
+            ],
             "random": minicnn.get_rng_state(),
             "callbacks": {name: callback.state_dict() for name, callback in self.named_callbacks()},
             "epoch": self.epoch,
@@ -171,10 +174,12 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        if state["loader"] is not None:
-            self.loader.load_state_dict(state["loader"])
+        for loader, position in zip((self.loader, self.validation), state["loaders"], strict=True):
+            if position is not None and loader is not None:
+                loader.load_state_dict(position)
         for name, callback in self.named_callbacks():
-            callback.load_state_dict(state["callbacks"][name])
+            if name in state["callbacks"]:  # a Checkpoint may be new here
+                callback.load_state_dict(state["callbacks"][name])
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.means.load_state_dict(state["means"])
         self.history.rows = list(state["history"])
