@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from op_table import OpCase, integers, join, normal, values
+from op_table import OpCase, integers, join, normal
 
 import minicnn
 from minicnn.nn import functional as F
@@ -47,12 +47,5 @@ CASES = [
         join(integers((4, 6), low=0, high=5), normal((5, 3))),
         torch="nn.functional.embedding",
         edges={"empty": join(integers((0, 6), low=0, high=5), normal((5, 3)))},
-    ),
-    OpCase(
-        "embedding with a padding row",
-        F.embedding,
-        join(values([[0, 2, 2], [4, 2, 0]]), normal((5, 3))),
-        {"padding_idx": 2},
-        torch="nn.functional.embedding",
     ),
 ]

@@ -92,8 +92,8 @@ def interpolate(
             index = [min(math.floor(i * scale), n - 1) for i in range(out)]
             result = result[(slice(None),) * axis + (np.array(index),)]
         else:
-            weights = Tensor(np.array(_linear_weights(n, out, scale, bool(align_corners)), input.dtype))
-            result = result @ weights.T if axis == input.ndim - 1 else weights @ result
+            weights = np.array(_linear_weights(n, out, scale, bool(align_corners)), input.dtype)
+            result = result @ Tensor(weights.T) if axis == input.ndim - 1 else Tensor(weights) @ result
     return result
 
 

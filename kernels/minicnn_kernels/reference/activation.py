@@ -161,7 +161,8 @@ def softmax_backward(grad, y, dim):
 def log_softmax_forward(x, dim):
     """x - log(sum(exp(x))) along the int `dim`, after subtracting the maximum."""
     z = x - x.max(axis=dim, keepdims=True, initial=-np.inf)
-    return z - np.log(np.exp(z).sum(axis=dim, keepdims=True))
+    with np.errstate(divide="ignore"):  # along an empty dimension the sum is 0
+        return z - np.log(np.exp(z).sum(axis=dim, keepdims=True))
 
 
 def log_softmax_backward(grad, y, dim):
