@@ -68,7 +68,7 @@ class _Tracer:
             return  # reading a constant or a parameter does not depend on the sample
         raise TraceError(
             f"trace: {_line_of_caller()}: Python reads a computed value through Tensor.{how}, so the forward "
-            f"pass depends on the data; compute with tensors (minicnn.where), or run the model without tracing"
+            f"pass depends on the data; compute with tensors (minicnn.where), or run it without tracing"
         )
 
 
