@@ -125,6 +125,16 @@ class Tensor:
         return int(self._data.size)
 
     @property
+    def T(self) -> Tensor:
+        """A view with the dimensions in reverse order."""
+        return self.permute(*range(self.ndim)[::-1])
+
+    @property
+    def mT(self) -> Tensor:
+        """A view with the last two dimensions exchanged."""
+        return self.transpose(-2, -1)
+
+    @property
     def device(self) -> str:
         """Where the array lives."""
         return "cpu"

@@ -156,10 +156,10 @@ def cast(arrays: Arrays, dtype: Any) -> Arrays:
     return tuple(a.astype(dtype) if a.dtype.kind == "f" else a.copy() for a in arrays)
 
 
-def output_gradients(shapes: list[Shape], dtype: Any) -> list[np.ndarray]:
+def output_gradients(shapes: list[Shape]) -> list[np.ndarray]:
     """One gradient for each result, the same for whoever asks with the same shapes."""
     rng = np.random.default_rng(20_250_101)
-    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    return [np.asarray(rng.standard_normal(shape)) for shape in shapes]
 
 
 def run(
@@ -184,10 +184,9 @@ def run(
     for i in wanted:
         tensors[i].requires_grad_()
     results = case.call(*tensors)
-    taped = [result for result in results if result.requires_grad]
-    for position, result in enumerate(taped):
-        grad = output_gradients([t.shape for t in taped], result.dtype)[position]
-        result.backward(relayout(grad), retain_graph=True)
+    for result, grad in zip(results, output_gradients([r.shape for r in results]), strict=True):
+        if result.requires_grad:
+            result.backward(relayout(grad.astype(result.dtype)), retain_graph=True)
     return Outcome(
         [result.detach().numpy() for result in results],
         [None if t.grad is None else t.grad.numpy() for t in tensors],
@@ -200,10 +199,9 @@ def run_torch(module: Any, case: OpCase, arrays: Arrays) -> Outcome:
     for i in case.differentiated(arrays):
         tensors[i].requires_grad_()
     results = case.call_torch(module, *tensors)
-    taped = [result for result in results if result.requires_grad]
-    for position, result in enumerate(taped):
-        grad = output_gradients([tuple(t.shape) for t in taped], result.detach().numpy().dtype)[position]
-        result.backward(module.from_numpy(np.asarray(grad)), retain_graph=True)
+    for result, grad in zip(results, output_gradients([tuple(r.shape) for r in results]), strict=True):
+        if result.requires_grad:
+            result.backward(module.from_numpy(grad).to(result.dtype), retain_graph=True)
     return Outcome(
         [result.detach().resolve_conj().numpy() for result in results],
         [None if t.grad is None else t.grad.numpy() for t in tensors],

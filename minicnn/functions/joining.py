@@ -92,7 +92,8 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` views of equal size along `dim`; the last may be smaller."""
     dim = normalized_dim("chunk", dim, input.ndim)
     (chunks,) = integers("chunk", "chunks", chunks, 1, 1)
-    return split(input, max(1, -(-input.shape[dim] // chunks)), dim)
+    size = input.shape[dim]
+    return split(input, -(-size // chunks) if size else [0] * chunks, dim)
 
 
 @tensor_method()

@@ -164,8 +164,7 @@ class LogSumExp(Function):
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         k, shape = kernels.of(grad), self.x.shape
-        result = k.where(k.isinf(self.result), 0.0, self.result)  # infinity minus infinity would be NaN
-        share = k.exp(k.sub(self.x, _kept(result, shape, self.dim)))
+        share = k.exp(k.sub(self.x, _kept(self.result, shape, self.dim)))
         return (k.mul(share, _kept(grad, shape, self.dim)),)
 
 
