@@ -200,7 +200,7 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def _threading_layer() -> str:
-    from minicnn_kernels.cpu.compiler import numba
+    import numba
 
     return numba.threading_layer()
 
@@ -222,10 +222,10 @@ def _results(ladder: Sequence[Candidate], limits: dict[int, roofline.Roofline]) 
                 "median_s": median(candidate.times),
                 "calls": len(candidate.times),
                 "compile_s": round(candidate.compile_seconds, 2),
-                "gflops": round(candidate.gflops, 3),
-                "times_naive": round(candidate.gflops / naive.gflops, 4),
-                "of_blas": round(candidate.gflops / marks[candidate.threads], 4),
-                "of_roofline": round(candidate.gflops / attainable, 4),
+                "gflops": round(candidate.gflops, 4),
+                "times_naive": round(candidate.gflops / naive.gflops, 5),
+                "of_blas": round(candidate.gflops / marks[candidate.threads], 5),
+                "of_roofline": round(candidate.gflops / attainable, 5),
                 "attainable_gflops": round(attainable, 1),
             }
         )
@@ -243,8 +243,8 @@ def table(report: dict[str, Any]) -> str:
                 f"{1e3 * entry['median_s']:.3g}",
                 f"{entry['gflops']:.3g}",
                 f"{entry['times_naive']:.3g}",
-                f"{100 * entry['of_blas']:.1f}%",
-                f"{100 * entry['of_roofline']:.1f}%",
+                _percent(entry["of_blas"]),
+                _percent(entry["of_roofline"]),
                 f"{entry['compile_s']:.1f}",
             ]
             for entry in report[name]
@@ -252,6 +252,10 @@ def table(report: dict[str, Any]) -> str:
         header = [name, "threads", "ms", "GFLOP/s", "times naive", "of BLAS", "of roofline", "compile s"]
         parts.append(f"{report[name][1]['problem']}:\n\n{markdown(header, rows)}")
     return "\n\n".join(parts)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -275,11 +279,11 @@ def plot(report: dict[str, Any], path: Path) -> None:
             linewidth=0.6,
             hatch=["" if entry["threads"] == 1 else "//" for entry in entries],
         )
-        for i, entry in enumerate(entries):
-            label = f"{entry['gflops']:#.3g}  {100 * entry['of_roofline']:4.0f}%"
-            axes.text(1.02, i, label, transform=axes.get_yaxis_transform(), va="center", family="monospace")
-        heading = "GFLOP/s, of roofline"
-        axes.text(1.02, len(entries) - 0.3, heading, transform=axes.get_yaxis_transform(), fontsize=8)
+        columns = [("GFLOP/s", "roofline")]
+        columns[:0] = [(f"{e['gflops']:.3g}", _percent(e["of_roofline"])) for e in entries]
+        for i, texts in enumerate(columns):
+            for x, text in zip((1.14, 1.29), texts, strict=True):
+                axes.text(x, i, text, transform=axes.get_yaxis_transform(), va="center", ha="right")
         for threads, colour in colours.items():
             limit = max(e["attainable_gflops"] for e in entries if e["threads"] == threads)
             axes.axvline(limit, color=colour, linestyle="-", linewidth=1.4, zorder=0)
@@ -288,7 +292,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_xlim(min(values) / 2, max(*values, *marks.values(), entries[-1]["attainable_gflops"]) * 1.5)
         axes.set_xlabel("GFLOP/s (logarithmic)")
-        axes.set_title(f"{name}: {entries[-1]['problem']}", fontsize=11)
+        axes.set_title(f"{name}: {entries[-1]['problem']}", fontsize=11, pad=18)
         axes.spines[["top", "right"]].set_visible(False)
     legend: list[Patch | Line2D] = [
         Patch(
@@ -304,4 +308,4 @@ def plot(report: dict[str, Any], path: Path) -> None:
         Line2D([], [], color=_GREY, linestyle="--", label="BLAS, in the colour of its threads"),
     ]
     figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
