@@ -12,6 +12,14 @@ from minicnn.tensor import Tensor, int64, tensor
 from minicnn_kernels import memory
 
 
+def _reset(layer: Module) -> None:
+    """Weight 1, bias 0, where the layer has them."""
+    if layer.weight is not None:
+        init.ones_(layer.weight)
+    if layer.bias is not None:
+        init.zeros_(layer.bias)
+
+
 class _Statistics(Module):
     """Affine parameters and running statistics per channel, shared by batch and instance norm."""
 
@@ -19,7 +27,13 @@ class _Statistics(Module):
     shapes: ClassVar[str]
 
     def __init__(
-        self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        bias: bool,
     ) -> None:
         super().__init__()
         self.num_features = arguments.integer(self, "num_features", num_features)
@@ -27,7 +41,7 @@ class _Statistics(Module):
         self.momentum = momentum if momentum is None else arguments.number(self, "momentum", momentum, 0, 1)
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = Parameter(memory.empty(num_features)) if affine else None
-        self.bias = Parameter(memory.empty(num_features)) if affine else None
+        self.bias = Parameter(memory.empty(num_features)) if affine and bias else None
         self.register_buffer(
             "running_mean", Tensor(memory.empty(num_features)) if track_running_stats else None
         )
@@ -48,9 +62,7 @@ class _Statistics(Module):
     def reset_parameters(self) -> None:
         """Weight 1, bias 0, statistics forgotten."""
         self.reset_running_stats()
-        if self.affine:
-            init.ones_(self.weight)
-            init.zeros_(self.bias)
+        _reset(self)
 
     def _check_ndim(self, input: Tensor) -> None:
         if input.ndim not in self.ndims:
@@ -60,7 +72,7 @@ class _Statistics(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 
@@ -78,8 +90,10 @@ class _BatchNorm(_Statistics):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_ndim(input)
@@ -123,8 +137,10 @@ class _InstanceNorm(_Statistics):
         momentum: float = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_ndim(input)
@@ -173,22 +189,24 @@ class LayerNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
+        _reset(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class GroupNorm(Module):
     """(x - mean) / sqrt(var + eps) weight + bias over groups of channels of (N, C, ...) (Wu and He 2018)."""
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True
+    ) -> None:
         super().__init__()
         self.num_groups = arguments.integer(self, "num_groups", num_groups)
         self.num_channels = arguments.integer(self, "num_channels", num_channels)
@@ -196,20 +214,19 @@ class GroupNorm(Module):
         self.eps = arguments.number(self, "eps", eps, 0)
         self.affine = affine
         self.weight = Parameter(memory.empty(num_channels)) if affine else None
-        self.bias = Parameter(memory.empty(num_channels)) if affine else None
+        self.bias = Parameter(memory.empty(num_channels)) if affine and bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.affine:
-            init.ones_(self.weight)
-            init.zeros_(self.bias)
+        _reset(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        bias = self.bias is not None
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, bias={bias}"
 
 
 class LocalResponseNorm(Module):

@@ -97,6 +97,8 @@ class AvgPool1d(_Pool):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
+        for name in ("kernel_size", "stride", "padding"):  # kept as tuples, as PyTorch prints them
+            setattr(self, name, self._entries(getattr(self, name)))
         self.count_include_pad = count_include_pad
 
     def forward(self, input: Tensor) -> Tensor:
@@ -219,7 +221,8 @@ class Upsample(Module):
         super().__init__()
         if (size is None) == (scale_factor is None):
             raise arguments.fail(self, "size", "given, or else scale_factor, and not both", size)
-        self.size, self.scale_factor = size, scale_factor
+        self.size = size
+        self.scale_factor = float(scale_factor) if isinstance(scale_factor, int) else scale_factor
         self.mode = arguments.choice(self, "mode", mode, ("nearest", "linear", "bilinear"))
         self.align_corners = align_corners
 
