@@ -46,24 +46,25 @@ def _four_convolutions(nn: Any) -> Any:
 
 
 def _resnet20(nn: Any) -> Any:
-    """He et al. 2016, section 4.2, with projections (their option B) where a stage narrows the image."""
+    """He et al. 2016, section 4.2; shortcuts without parameters (their option A)."""
 
     class Block(nn.Module):
         def __init__(self, inputs: int, outputs: int, stride: int) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
             self.bn1 = nn.BatchNorm2d(outputs)
+            self.relu1 = nn.ReLU()
             self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
             self.bn2 = nn.BatchNorm2d(outputs)
-            self.relu = nn.ReLU()
-            self.shortcut = nn.Identity()
-            if stride != 1:
-                projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-                self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+            self.relu2 = nn.ReLU()
+            self.stride, self.added = stride, outputs - inputs
 
         def forward(self, x: Any) -> Any:
-            y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-            return self.relu(y + self.shortcut(x))
+            y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+            if self.stride > 1:  # every other pixel, and zeros for the new channels
+                x = x[:, :, :: self.stride, :: self.stride]
+                x = nn.functional.pad(x, (0, 0, 0, 0, self.added // 2, self.added // 2))
+            return self.relu2(y + x)
 
     blocks, channels = [], 16
     for width, stride in ((16, 1), (32, 2), (64, 2)):

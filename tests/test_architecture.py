@@ -27,7 +27,7 @@ CORE = ("minicnn.scope", "minicnn.tensor", "minicnn.function", "minicnn.random")
 LAYERS = (
     ("minicnn_kernels",),
     CORE,
-    ("minicnn.functions",),
+    ("minicnn.functions", "minicnn.creation"),
     ("minicnn.testing",),
     ("minicnn.nn", "minicnn.data", "minicnn.serialization"),
     ("minicnn.optim", "minicnn.models", "minicnn.graph"),
