@@ -13,6 +13,7 @@ from minicnn import creation, functions, random
 from minicnn.creation import *  # noqa: F403
 from minicnn.function import Function, NonFiniteError, detect_anomaly
 from minicnn.functions import *  # noqa: F403
+from minicnn.grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from minicnn.random import (
     Generator,
     default_generator,
@@ -27,7 +28,6 @@ from minicnn.tensor import (
     Tensor,
     as_tensor,
     bool_,
-    enable_grad,
     float32,
     float64,
     from_dlpack,
@@ -36,9 +36,6 @@ from minicnn.tensor import (
     int16,
     int32,
     int64,
-    is_grad_enabled,
-    no_grad,
-    set_grad_enabled,
     tensor,
     uint8,
 )

@@ -16,7 +16,8 @@ import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn import scope
-from minicnn.tensor import Tensor, Version, is_grad_enabled
+from minicnn.grad_mode import is_grad_enabled
+from minicnn.tensor import Tensor, Version
 
 
 class NonFiniteError(FloatingPointError):
@@ -166,7 +167,7 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool = False) 
             for hook in node.hooks:
                 replaced = hook(Tensor(grad))
                 if replaced is not None:
-                    grad = replaced.data
+                    grad, shared = replaced.data, True  # the hook's owner may keep it
             outputs = node.backward(grad)
             if _anomaly.enabled:
                 for output in outputs:

@@ -7,15 +7,15 @@ Operators and methods such as `+`, `sum` or `reshape` are defined once, as publi
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn import scope
+from minicnn.grad_mode import is_grad_enabled
 
 if TYPE_CHECKING:
     from minicnn.function import Function
@@ -24,38 +24,6 @@ float32, float64 = np.dtype(np.float32), np.dtype(np.float64)
 int8, uint8, int16, int32, int64 = (np.dtype(name) for name in ("int8", "uint8", "int16", "int32", "int64"))
 bool_ = np.dtype(np.bool_)
 _SUPPORTED = frozenset((float32, float64, int8, uint8, int16, int32, int64, bool_))
-
-
-class _GradMode(threading.local):
-    enabled = True
-
-
-_grad_mode = _GradMode()
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations are being recorded on the tape in this thread."""
-    return _grad_mode.enabled
-
-
-@contextmanager
-def set_grad_enabled(mode: bool) -> Iterator[None]:
-    """Record operations (True) or not (False) within the block; `no_grad` and `enable_grad` use it."""
-    previous, _grad_mode.enabled = _grad_mode.enabled, bool(mode)
-    try:
-        yield
-    finally:
-        _grad_mode.enabled = previous
-
-
-def no_grad():
-    """Context manager and decorator: nothing inside is recorded on the tape."""
-    return set_grad_enabled(False)
-
-
-def enable_grad():
-    """Context manager and decorator: record again inside `no_grad`."""
-    return set_grad_enabled(True)
 
 
 class Version:
@@ -78,7 +46,7 @@ class Tensor:
     __array_priority__ = 1000  # so that ndarray + Tensor asks Tensor.__radd__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
-        self._data = data
+        self._data = np.array(data, float32) if isinstance(data, (list, tuple)) else data
         self._version = Version()
         self._node: Function | None = None
         self.grad: Tensor | None = None
@@ -123,6 +91,10 @@ class Tensor:
     def numel(self) -> int:
         """Number of elements."""
         return int(self._data.size)
+
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in C order in memory. Images made by layers usually do not."""
+        return self._data.flags.c_contiguous
 
     @property
     def T(self) -> Tensor:
@@ -176,8 +148,19 @@ class Tensor:
             raise TypeError(f"only integer tensors can be used as an index, got {self.dtype}")
         return int(self.item())
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 else format(repr(self), spec)
+
     def __hash__(self) -> int:
         return id(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if self._node is not None:
+            raise RuntimeError("deepcopy: this is the result of a recorded operation; use detach().clone()")
+        result = memo[id(self)] = type(self)(kernels.of(self._data).copy(self._data), self.requires_grad)
+        if self.grad is not None:
+            result.grad = self.grad.clone()
+        return result
 
     def __repr__(self) -> str:
         body = np.array2string(kernels.to_host(self._data), separator=", ", prefix="tensor(", precision=4)
@@ -217,11 +200,10 @@ class Tensor:
         return kernels.to_host(self._data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        self._leaves("__array__")
-        return np.array(kernels.to_host(self._data), dtype=dtype, copy=copy)
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        return kernels.to_host(self._data).__dlpack__(**kwargs)
+        return self.numpy().__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> Any:
         return kernels.to_host(self._data).__dlpack_device__()
@@ -267,11 +249,14 @@ class Tensor:
         return lambda: hooks.remove(hook)
 
     def retain_grad(self) -> Tensor:
-        """Keep `grad` of this result of an operation, too, in backward."""
+        """Accumulate into `grad` of this result of an operation, too, in backward."""
         if self._node is not None:
+            this = ref(self)  # the tape must not keep alive the tensor that keeps it alive
 
             def keep(grad: Tensor) -> None:
-                self.grad = grad
+                tensor = this()
+                if tensor is not None:
+                    tensor.grad = grad.clone() if tensor.grad is None else tensor.grad + grad
 
             self.register_hook(keep)
         return self
@@ -282,16 +267,24 @@ class Tensor:
         """Tell the tape that `data` was written in place: a backward needing the old values will refuse."""
         self._version.count += 1
 
-    def _check_in_place(self, op: str) -> None:
-        if is_grad_enabled() and self.requires_grad:
+    def _check_in_place(self, op: str, value: Any = None) -> None:
+        """The tape records no in-place change: refuse one that it would have to know of."""
+        if not is_grad_enabled():
+            return
+        if self.requires_grad:
             raise RuntimeError(
                 f"{op}: in-place change of a tensor that requires a gradient; wrap it in minicnn.no_grad(), "
                 f"or use the operation that returns a new tensor"
             )
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise RuntimeError(
+                f"{op}: the value requires a gradient, which would be lost; build the result with stack, "
+                f"cat or where, or detach() the value"
+            )
 
     def copy_(self, source: Any) -> Tensor:
         """Overwrite the values, broadcasting `source` (tensor, array or number)."""
-        self._check_in_place("copy_")
+        self._check_in_place("copy_", source)
         value = source.data if isinstance(source, Tensor) else source
         kernels.of(self._data).copy_into(self._data, value)
         self.mark_changed()
@@ -306,14 +299,14 @@ class Tensor:
         return self.copy_(0)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._check_in_place("__setitem__")
+        self._check_in_place("__setitem__", value)
         kernels.of(self._data).setitem(
             self._data, unwrap_index(index), value.data if isinstance(value, Tensor) else value
         )
         self.mark_changed()
 
     def _in_place(self, op: str, other: Any) -> Tensor:
-        self._check_in_place(op + "_")
+        self._check_in_place(op + "_", other)
         other = other.data if isinstance(other, Tensor) else other
         backend = kernels.of(self._data)
         backend.copy_into(self._data, getattr(backend, op)(self._data, other))
@@ -322,10 +315,7 @@ class Tensor:
 
     def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
         """self += alpha * other."""
-        if alpha != 1:
-            other = other.data if isinstance(other, Tensor) else other
-            other = kernels.of(self._data).mul(other, alpha)
-        return self._in_place("add", other)
+        return self._in_place("add", other if alpha == 1 else other * alpha)
 
     def sub_(self, other: Any) -> Tensor:
         """self -= other."""
@@ -338,6 +328,30 @@ class Tensor:
     def div_(self, other: Any) -> Tensor:
         """self /= other."""
         return self._in_place("div", other)
+
+    def _augmented(self, op: str, other: Any) -> Tensor:
+        """`x += y` and kin: in place where the tape has nothing to record, else a new tensor.
+
+        So `out += shortcut(x)` works in a model and `w -= lr * w.grad` changes `w` under no_grad.
+        """
+        recorded = is_grad_enabled() and (
+            self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)
+        )
+        if recorded and not (self.requires_grad and self.is_leaf):
+            return getattr(self, op)(other)
+        return self._in_place(op, other)
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._augmented("add", other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._augmented("sub", other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._augmented("mul", other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._augmented("div", other)
 
     def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
         """Limit every element to [min, max]."""

@@ -13,7 +13,8 @@ import minicnn_kernels as kernels
 from minicnn import scope
 from minicnn.function import Function
 from minicnn.functions.arguments import check_tensors, fail, normalized_dim, one_of
-from minicnn.tensor import Tensor, is_grad_enabled, tensor_method
+from minicnn.grad_mode import is_grad_enabled
+from minicnn.tensor import Tensor, tensor_method
 
 __all__ = [
     "elu",

@@ -11,7 +11,8 @@ from typing import Any
 
 import minicnn_kernels as kernels
 from minicnn import random
-from minicnn.tensor import Tensor, float32, no_grad
+from minicnn.grad_mode import no_grad
+from minicnn.tensor import Tensor, float32
 from minicnn_kernels import memory
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn import scope
-from minicnn.tensor import Tensor, as_dtype, float32, float64, no_grad, tensor
+from minicnn.grad_mode import no_grad
+from minicnn.tensor import Tensor, as_dtype, float32, float64, tensor
 
 M = TypeVar("M", bound="Module")
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import minicnn_kernels as kernels
+from minicnn.grad_mode import enable_grad
 from minicnn.nn.module import Module, zero_grad
-from minicnn.tensor import Tensor, enable_grad
+from minicnn.tensor import Tensor
 from minicnn_kernels import memory
 
 Group = dict[str, Any]
