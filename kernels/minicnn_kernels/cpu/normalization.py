@@ -114,16 +114,17 @@ def _moments(x, eps, mean, inv_std):
 def _block_moments(x, mean, square):
     """Mean and sum of squared distances from it, per column."""
     rows, channels = x.shape
+    first = x[0]  # differences from it keep the digits that a mean far from zero would take
     for c in range(channels):
         mean[c] = 0
         square[c] = 0
-    for row in range(rows):
+    for row in range(1, rows):
         values = x[row]
         for c in range(channels):
-            mean[c] += values[c]
+            mean[c] += values[c] - first[c]
     share = np.float32(1 / rows)
     for c in range(channels):
-        mean[c] *= share
+        mean[c] = first[c] + mean[c] * share
     for row in range(rows):
         values = x[row]
         for c in range(channels):
