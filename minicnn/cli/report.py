@@ -53,7 +53,10 @@ def report(
         "stopped": history.stopped,
     }
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    told = f"{len(history)} epochs in {duration(result['training_seconds'])} on {result['threads']} threads"
+    told = (
+        f"{_counted(len(history), 'epoch')} in {duration(result['training_seconds'])} "
+        f"on {_counted(result['threads'], 'thread')}"
+    )
     if not quiet:
         print(history_table(history, watched))
         print()
@@ -83,6 +86,10 @@ def report(
         print(f"minicnn: no picture: {error}", file=sys.stderr)
     if not quiet:
         print(f"in {folder}: {', '.join(files)}")
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def per_class(evaluation: Evaluation, names: Sequence[str]) -> dict[str, float | None]:

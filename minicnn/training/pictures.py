@@ -83,6 +83,8 @@ def save_report(
 
 
 def _curves(axes: Any, history: History, column: str, title: str, watched: str, scale: float = 1) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     epochs = history["epoch"]
     lines = [(column, "training", _BLUE, "o"), (f"validation_{column}", watched, _VERMILION, "s")]
     lines = [line for line in lines if line[0] in history]
@@ -102,7 +104,7 @@ def _curves(axes: Any, history: History, column: str, title: str, watched: str, 
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.06 * len(epochs) + 0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color=_PALE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(loc="best")
