@@ -46,11 +46,13 @@ from minicnn_kernels import set_threads as set_num_threads
 __version__ = "0.1.0"
 
 _SUBMODULES = ("data", "graph", "models", "nn", "optim", "serialization", "testing", "training")
+_TRAINING = ("evaluate", "fit", "predict")  # imported with minicnn.training when first used
 
 __all__ = [
     *creation.__all__,
     *functions.__all__,
     *_SUBMODULES,
+    *_TRAINING,
     "Function",
     "Generator",
     "GradcheckError",
@@ -93,6 +95,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return import_module(f"minicnn.{name}")
+    if name in _TRAINING:
+        return getattr(import_module("minicnn.training"), name)
     raise AttributeError(f"module 'minicnn' has no attribute {name!r}")
 
 
