@@ -81,7 +81,10 @@ def empty(shape: int | tuple[int, ...], dtype=np.float32) -> np.ndarray:
     dtype = np.dtype(dtype)
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < SMALL:
-        return np.empty(shape, dtype)
+        small = np.empty(shape, dtype)
+        if _poison:
+            small.reshape(-1).view(np.uint8).fill(0xFF)
+        return small
     raw = _take(nbytes)
     address = raw.ctypes.data
     aligned = -(-address // ALIGNMENT) * ALIGNMENT
