@@ -90,5 +90,8 @@ def test_a_wrong_environment_variable_is_named():
 
 
 def test_a_number_set_before_the_back_end_is_loaded_holds():
-    code = "import minicnn_kernels as k, numba; k.set_threads(1); k.backend('cpu'); print(numba.get_num_threads())"
+    code = (
+        "import minicnn_kernels as k, numba; k.set_threads(1); k.backend('cpu');"
+        "print(numba.get_num_threads())"
+    )
     assert python(code).stdout == "1\n"
