@@ -16,6 +16,7 @@ from minicnn_kernels.cpu.microkernel import (
     copy_floats,
     load_float,
     make_tile,
+    make_transpose,
     store_float,
     vector_lanes,
 )
@@ -38,6 +39,7 @@ _narrow_tile = make_tile(NARROW_ROWS, _narrow_vectors, LANES)
 # Nine rows: the taps of a 3x3 kernel in the weight's gradient.
 CHANNEL_ROWS = 9
 _channel_tile = make_tile(CHANNEL_ROWS, 1, LANES, broadcast=False)
+_transpose_block = make_transpose(LANES)
 INT_BYTES = 8
 PACKED = 0  # as b_stride: B lies in panels
 
@@ -103,6 +105,22 @@ def multiply_channels(
 
 
 @kernel
+def transpose(source, source_stride, rows, columns, target, target_stride):
+    """target[j, i] = source[i, j] for `rows` x `columns` floats; strides count floats."""
+    whole_rows, whole_columns = rows // LANES * LANES, columns // LANES * LANES
+    for i in range(0, whole_rows, LANES):
+        for j in range(0, whole_columns, LANES):
+            _transpose_block(
+                source + FLOAT_BYTES * (i * source_stride + j), source_stride,
+                target + FLOAT_BYTES * (j * target_stride + i), target_stride,
+            )  # fmt: skip
+    for i in range(rows):
+        for j in range(whole_columns if i < whole_rows else 0, columns):
+            value = load_float(source + FLOAT_BYTES * (i * source_stride + j))
+            store_float(target + FLOAT_BYTES * (j * target_stride + i), value)
+
+
+@kernel
 def pack(source, row_stride, column_stride, rows, columns, packed, first_row, depth):
     """Lay `rows` x `columns` floats into panels of a matrix of `depth` rows, from `first_row` on.
 
@@ -118,6 +136,8 @@ def pack(source, row_stride, column_stride, rows, columns, packed, first_row, de
             for k in range(rows):
                 origin, target = start + FLOAT_BYTES * k * row_stride, panel + FLOAT_BYTES * k * width
                 copy_floats(target, origin, valid)
+        elif row_stride == 1:
+            transpose(start, column_stride, valid, rows, panel, width)
         else:
             for i in range(valid):
                 origin, target = start + FLOAT_BYTES * i * column_stride, panel + FLOAT_BYTES * i

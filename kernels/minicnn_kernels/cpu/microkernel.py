@@ -113,6 +113,50 @@ def zero_floats(typingctx, target, count):
     return types.void(types.intp, types.intp), codegen
 
 
+def make_transpose(lanes: int):
+    """`transpose_block(source, source_stride, target, target_stride)`: target[j, i] = source[i, j].
+
+    For one block of `lanes` x `lanes` floats at two addresses; strides between rows count floats. The block is
+    turned in registers: each of log2(lanes) steps exchanges the off-diagonal halves of ever smaller squares.
+    """
+
+    @intrinsic
+    def transpose_block(typingctx, source, source_stride, target, target_stride):
+        def codegen(context, builder, signature, args):
+            source, source_stride, target, target_stride = args
+            vector = ir.VectorType(_FLOAT, lanes).as_pointer()
+
+            def row(start, stride, i):
+                offset = builder.mul(stride, _int(i * FLOAT_BYTES))
+                return builder.inttoptr(builder.add(start, offset), vector)
+
+            rows = [builder.load(row(source, source_stride, i), align=FLOAT_BYTES) for i in range(lanes)]
+            half = lanes // 2
+            while half:
+                low, high = _exchange(lanes, half)
+                for i in range(lanes):
+                    if not i & half:
+                        a, b = rows[i], rows[i + half]
+                        rows[i] = builder.shuffle_vector(a, b, low)
+                        rows[i + half] = builder.shuffle_vector(a, b, high)
+                half //= 2
+            for i in range(lanes):
+                builder.store(rows[i], row(target, target_stride, i), align=FLOAT_BYTES)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 4), codegen
+
+    return transpose_block
+
+
+def _exchange(lanes: int, half: int) -> tuple[ir.Constant, ir.Constant]:
+    """Shuffle masks that build from rows a, b their left halves (a, b) and their right halves, square by square."""
+    indices = ir.VectorType(ir.IntType(32), lanes)
+    low = [i if not i & half else lanes + i - half for i in range(lanes)]
+    high = [i + half if not i & half else lanes + i for i in range(lanes)]
+    return ir.Constant(indices, low), ir.Constant(indices, high)
+
+
 class _TileBuilder:
     """Emits one micro-kernel at the builder's position. The methods read as the loop nest they write."""
 
@@ -149,11 +193,9 @@ class _TileBuilder:
         b_position = cgutils.alloca_once_value(build, b)
         a_position = cgutils.alloca_once_value(build, _int(0))
         with self._loop(tap_count) as tap:
-            tap_offset = self._scaled(self._load_int(taps, tap))
-            bases = [build.add(row, tap_offset) for row in a_rows]
-            build.store(_int(0), a_position)
+            build.store(self._scaled(self._load_int(taps, tap)), a_position)
             with self._loop(run):
-                self._multiply_add(bases, a_position, step, b_position, b_stride, accumulators)
+                self._multiply_add(a_rows, a_position, step, b_position, b_stride, accumulators)
 
         with build.if_else(whole) as (all_columns, some_columns):
             with all_columns:
@@ -163,13 +205,13 @@ class _TileBuilder:
                 for i, j in self._cells():
                     self._store_masked(build.load(accumulators[i][j]), c_rows[i], j, masks[j])
 
-    def _multiply_add(self, bases, a_position, step, b_position, b_stride, accumulators):
+    def _multiply_add(self, a_rows, a_position, step, b_position, b_stride, accumulators):
         """One k: accumulators[i][j] += a[i] * b[j], then move on along both."""
         build = self.builder
         position, b = build.load(a_position), build.load(b_position)
         b_vectors = [self._load_vector(b, j) for j in range(self.vectors)]
         for i in range(self.rows):
-            address = build.add(bases[i], position)
+            address = build.add(a_rows[i], position)
             if self.broadcast:
                 a_vectors = [self._broadcast(address)] * self.vectors
             else:
