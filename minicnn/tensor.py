@@ -407,12 +407,13 @@ def tensor_method(*names: str) -> Callable[[Callable], Callable]:
 
 
 def _supported(array: np.ndarray, what: str) -> np.ndarray:
-    if array.dtype not in _SUPPORTED:
+    native = array.dtype.newbyteorder("=")
+    if native not in _SUPPORTED:
         names = ", ".join(sorted(str(dtype) for dtype in _SUPPORTED))
         raise TypeError(
             f"{what}: dtype {array.dtype} is not supported, expected one of {names}; convert with astype"
         )
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array if array.dtype.isnative else array.astype(native)
 
 
 def as_dtype(dtype: Any) -> np.dtype:
