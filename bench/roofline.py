@@ -40,11 +40,11 @@ def measure(threads: Sequence[int], *, rounds: int) -> list[Roofline]:
     totals = np.empty(limits.TASKS, np.float32)
     a, b, c = (memory.zeros(_FLOATS) for _ in range(3))
     factor, addend = np.float32(0.5), np.float32(1)  # sums go to 2: neither overflow nor denormals
-    steps = 100_000
+    steps = 20_000  # a few milliseconds: some call will pass without interruption even on a busy machine
     found = []
     for count in threads:
         kernels.set_threads(count)
-        arithmetic = _best(lambda: limits.multiply_add(steps, factor, addend, totals), rounds)
+        arithmetic = _best(lambda: limits.multiply_add(steps, factor, addend, totals), 5 * rounds)
         streaming = _best(lambda: limits.triad(a, b, c, factor), rounds)
         # STREAM's convention: 12 bytes per element, though most caches read a line before they write it.
         peak = limits.multiply_add_flops(steps) / arithmetic / 1e9
