@@ -25,14 +25,14 @@ _IMPORTS = {
 _FIRST_BATCH = "from bench.startup import first_batch; first_batch({engine!r}, {data!r})"
 _FIRST_BATCHES = {
     "first batch of W2, minicnn": _FIRST_BATCH.format(engine="minicnn", data="random"),
-    "the same from Fashion-MNIST, minicnn": _FIRST_BATCH.format(engine="minicnn", data="fashion-mnist"),
+    "the same and loading Fashion-MNIST": _FIRST_BATCH.format(engine="minicnn", data="fashion-mnist"),
     "first batch of W2, torch": _FIRST_BATCH.format(engine="torch", data="random"),
 }
 _COLD = "first batch of W2, minicnn, nothing compiled yet"
 
 
 def first_batch(engine: str, data: str) -> None:
-    """One training step of W2 on random images or on a batch that a loader made from real ones."""
+    """One training step of W2 on random images; 'fashion-mnist' also loads the first batch of real ones."""
     from bench.engines import make
     from bench.record import available_cores
 

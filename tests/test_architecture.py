@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the foundation up. A module imports from its own package and from the lines above its own; the core
 # is one piece. What is not named here fails: a new package is given its place when it is made.
-CORE = ("minicnn.scope", "minicnn.tensor", "minicnn.function", "minicnn.random")
+CORE = ("minicnn.scope", "minicnn.grad_mode", "minicnn.tensor", "minicnn.function", "minicnn.random")
 LAYERS = (
     ("minicnn_kernels",),
     CORE,
