@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import minicnn
 from minicnn import data
@@ -27,8 +28,8 @@ def run(options: argparse.Namespace) -> int:
         )
     result = evaluate(model, data.DataLoader(test, options.batch_size))
     if options.json:
-        numbers = {"images": result.images, "loss": result.loss, "accuracy": result.accuracy}
-        numbers |= {"per_class_accuracy": per_class(result, names), "confusion": result.confusion.tolist()}
+        numbers: dict[str, Any] = {"images": result.images, "loss": result.loss, "accuracy": result.accuracy}
+        numbers |= {"per_class_accuracy": per_class(result, names), "confusion": result.counts.tolist()}
         print(json.dumps(numbers))
     else:
         print(class_table(result, names))

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minicnn import data, models, optim
 from minicnn.data import Dataset, Normalize
+from minicnn.data.datasets import FASHION_MNIST_NORMALIZE
 from minicnn.training.checkpoint import load_checkpoint
 from minicnn.training.errors import CheckpointError
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("cosine", "step", "exponential", "constant")
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Callable[[int | None], data.Transform]] = {
     "flip": lambda amount: data.RandomHorizontalFlip(),
     "shift": lambda amount: data.RandomShift(amount or 2),
     "crop": lambda amount: data.RandomCrop(padding=amount or 4),
@@ -52,12 +54,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 def load_data(name: str, *, train: bool, normalize: Normalize | None = None) -> data.ArrayDataset:
-    """fashion-mnist, or a folder of idx files; normalised as said, or as its training images measure.
+    """fashion-mnist, or a folder of idx files; normalised as said, or as its own images measure.
 
     Raises ValueError if there is no such folder, else what IdxFolder raises.
     """
     if name == "fashion-mnist":
-        return data.FashionMNIST(train=train)
+        return data.FashionMNIST(train=train, transform=normalize or FASHION_MNIST_NORMALIZE)
     if not Path(name).is_dir():
         raise ValueError(
             f"--data {name}: expected fashion-mnist or a folder of idx files, and there is no such folder"

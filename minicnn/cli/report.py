@@ -115,7 +115,7 @@ def class_table(evaluation: Evaluation, names: Sequence[str]) -> str:
     width = max(map(len, names))
     lines = [f"{'class':{width}}  accuracy  most often taken for"]
     for i, (name, share) in enumerate(zip(names, evaluation.per_class, strict=True)):
-        wrong = evaluation.confusion[i].copy()
+        wrong = evaluation.counts[i].copy()
         wrong[i] = 0
         taken = f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else ""
         lines.append(f"{name:{width}}   {share:7.2%}  {taken}".rstrip())

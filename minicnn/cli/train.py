@@ -45,9 +45,10 @@ def run(options: argparse.Namespace) -> int:
         chosen["validation_fraction"] = 1 / 12  # 5,000 images of Fashion-MNIST
 
     images = load_data(chosen["data"], train=True)
+    normalize: Any = images.transform
     train, test = (
         limited(part, chosen["limit"])
-        for part in (images, load_data(chosen["data"], train=False, normalize=images.transform))
+        for part in (images, load_data(chosen["data"], train=False, normalize=normalize))
     )
     watched, watched_name = test, "test"
     if chosen["validation_fraction"]:
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     configuration = chosen | {
         "image_shape": list(images.image_shape),
         "class_names": list(images.class_names),
-        "normalize": {"mean": images.transform.mean, "std": images.transform.std},
+        "normalize": {"mean": normalize.mean, "std": normalize.std},
     }
 
     minicnn.manual_seed(chosen["seed"])

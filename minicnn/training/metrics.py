@@ -90,12 +90,19 @@ class Evaluation:
     confusion: np.ndarray | None = None
 
     @property
+    def counts(self) -> np.ndarray:
+        """The confusion matrix. Raises ValueError if there is none."""
+        if self.confusion is None:
+            raise ValueError(
+                "Evaluation: the targets were no class numbers, so nothing was counted per class"
+            )
+        return self.confusion
+
+    @property
     def per_class(self) -> np.ndarray:
         """Fraction of each true class that was predicted right (recall), NaN for classes without images."""
-        if self.confusion is None:
-            raise ValueError("per_class: expected class numbers as targets, and there were none")
-        totals = self.confusion.sum(axis=1)
-        right = np.diagonal(self.confusion).astype(np.float64)
+        totals = self.counts.sum(axis=1)
+        right = np.diagonal(self.counts).astype(np.float64)
         return np.divide(right, totals, out=np.full(len(totals), np.nan), where=totals > 0)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from minicnn.training.metrics import Evaluation, History
 
 _BLUE, _VERMILION, _INK, _PALE = "#0072B2", "#D55E00", "#222222", "#D9D9D9"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "text.color": _INK,
     "axes.edgecolor": "#888888",
@@ -64,13 +64,14 @@ def save_report(
     try:
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         raise ImportError(
             "pictures need matplotlib, which is not installed; fix: pip install 'minicnn[plot]'"
         ) from None
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(13, 11.2), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08, hspace=0.03)
+        layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08, hspace=0.03)
+        figure: Any = Figure(figsize=(13, 11.2), layout=layout)
         figure.suptitle(title, fontsize=14, fontweight="bold")
         upper, lower = figure.subfigures(2, 1, height_ratios=[1, 2])
         loss, accuracy = upper.subplots(1, 2)
@@ -111,7 +112,7 @@ def _curves(axes: Any, history: History, column: str, title: str, watched: str, 
 
 
 def _confusion(figure: Any, evaluation: Evaluation, class_names: Sequence[str]) -> None:
-    counts = evaluation.confusion
+    counts = evaluation.counts
     axes = figure.subplots()
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The square root lifts the few per cent of a confusion out of white, where a linear scale leaves them.

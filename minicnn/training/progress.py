@@ -69,7 +69,8 @@ class ProgressBar(Progress):
 
     def __init__(self, tqdm: Any) -> None:
         super().__init__()
-        self.tqdm, self.bar = tqdm, None
+        self.tqdm = tqdm
+        self.bar: Any = None
 
     def on_batch(self, run: Run) -> None:
         if self.bar is None:

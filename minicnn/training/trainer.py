@@ -273,9 +273,10 @@ def fit(
     run.callbacks = [*callbacks, *(callback for callback in optional if callback is not None)]
     if resume is True and checkpoint is None:
         raise ValueError("fit: resume=True goes on from `checkpoint`, and none was given")
-    source = checkpoint.path if resume is True and checkpoint is not None else resume
-    if source and not (resume is True and not os.path.exists(source)):
-        resume_from(run, source)
+    if not isinstance(resume, bool):
+        resume_from(run, resume)
+    elif resume and checkpoint is not None and checkpoint.path.exists():
+        resume_from(run, checkpoint.path)
     _train(run)
     return run.history
 
