@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ContextDecorator
-from typing import Any
+from typing import Any, TypeVar
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 class _GradMode(threading.local):
@@ -44,7 +46,7 @@ class set_grad_enabled(_Block):
         super().__init__(mode)
         _grad_mode.enabled = self.mode
 
-    def __call__(self, function: Callable) -> Callable:
+    def __call__(self, function: _Decorated) -> _Decorated:
         _grad_mode.enabled = self.previous  # as a decorator it is for the function's calls alone
         return super().__call__(function)
 

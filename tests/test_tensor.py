@@ -180,6 +180,7 @@ def test_numpy_arrays_and_numbers_stand_on_either_side() -> None:
     assert (array / x).tolist() == [10, 10]
     assert (array > x).tolist() == [True, True]
     assert (2**x).tolist() == [2, 4]
+    assert (array @ x).item() == (x @ array).item() == 50
 
 
 def test_foreign_types_are_left_to_python() -> None:

@@ -9,6 +9,7 @@ import minicnn_kernels as kernels
 from minicnn import scope
 from minicnn.function import Function
 from minicnn.functions.arguments import check_tensors, fail
+from minicnn.functions.promotion import operand
 from minicnn.tensor import Tensor, tensor_method
 
 __all__ = ["bilinear", "embedding", "linear", "matmul"]
@@ -71,13 +72,13 @@ class Embedding(Function):
 
 
 @tensor_method("__matmul__", "matmul")
-def matmul(input: Tensor, other: Tensor) -> Tensor:
+def matmul(input: Any, other: Any) -> Tensor:
     """The matrix product; 1-d operands are vectors, leading dimensions broadcast, as in NumPy.
 
     Raises ValueError if the inner sizes differ or an operand has no dimensions.
     """
-    check_tensors("matmul", input=input, other=other)
-    a, b = input, other
+    a, b = operand(input, "matmul"), operand(other, "matmul")
+    check_tensors("matmul", input=a, other=b)
     if a.ndim == 0 or b.ndim == 0:
         raise fail(
             "matmul", f"expected one dimension or more, got {a.shape} and {b.shape}; use * for numbers"
@@ -93,7 +94,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
 
 @tensor_method("__rmatmul__")
 def _rmatmul(self: Tensor, other: Any) -> Tensor:
-    return matmul(Tensor(other), self)
+    return matmul(other, self)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

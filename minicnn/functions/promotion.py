@@ -65,12 +65,12 @@ def operand(x: Any, op: str) -> Any:
 
 def promote(input: Any, other: Any, op: str) -> tuple[Any, Any]:
     """Both operands as a kernel wants them: tensors of one type, Python numbers as they are."""
+    if isinstance(input, Tensor) and isinstance(other, Tensor) and input.dtype == other.dtype:
+        return input, other  # nearly always
     input, other = operand(input, op), operand(other, op)
     tensors = [x for x in (input, other) if isinstance(x, Tensor)]
     if not tensors:
         return as_tensor(input), other
-    if len(tensors) == 2 and input.dtype == other.dtype:
-        return input, other
     dtype = result_type(input, other)
     return tuple(to(x, dtype) if isinstance(x, Tensor) else x for x in (input, other))
 
