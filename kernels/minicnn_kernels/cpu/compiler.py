@@ -11,6 +11,7 @@ import atexit
 import functools
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -50,7 +51,7 @@ def kernel(
         return functools.partial(kernel, parallel=parallel, fastmath=fastmath, inline=inline)
     flags = {"fastmath": set(fastmath), "inline": inline}
     if not parallel:
-        return _compiled(function, cache_folder(), **flags)
+        return _compiled(function, _version_folder(function), **flags)
     return _ParallelKernel(function, flags)
 
 
@@ -66,7 +67,7 @@ class _ParallelKernel:
     def __init__(self, function: Callable, flags: dict[str, Any]) -> None:
         self.py_func = function
         self._flags = flags
-        self._call = _compiled(function, cache_folder(), parallel=True, **flags)
+        self._call = _compiled(function, _version_folder(function), parallel=True, **flags)
         self._serial: Callable | None = None
 
     def __call__(self, *args: Any) -> Any:
@@ -80,7 +81,8 @@ class _ParallelKernel:
     def _without_threads(self) -> Callable:
         if self._serial is None:
             # A folder of its own: Numba's cache does not distinguish parallel from serial code.
-            self._serial = _compiled(self.py_func, cache_folder() / "serial", **self._flags)
+            folder = _version_folder(self.py_func) / "serial"
+            self._serial = _compiled(self.py_func, folder, **self._flags)
         return self._serial
 
 
@@ -97,22 +99,19 @@ def _compiled(function: Callable, folder: Path, **options: Any) -> Callable:
 
 @functools.cache
 def cache_folder() -> Path:
-    """Where machine code lives: a folder per version of the sources, private to the user.
+    """The folder of all machine code, private to the user.
 
-    Under MINICNN_CACHE_DIR, else NUMBA_CACHE_DIR, else XDG_CACHE_HOME, else ~/.cache; under the
+    MINICNN_CACHE_DIR, else NUMBA_CACHE_DIR, else `minicnn` under XDG_CACHE_HOME, else under ~/.cache; in the
     system's temporary folder when that cannot be written.
     """
-    version = f"kernels-{_source_hash()}"
     chosen = os.environ.get("MINICNN_CACHE_DIR") or numba.config.CACHE_DIR
     if chosen:
-        root = Path(chosen).expanduser()
+        folder = Path(chosen).expanduser()
     else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minicnn"
-    folder = _writable(root / version)
-    if folder is None:
-        user = os.getuid() if hasattr(os, "getuid") else "user"
-        folder = _writable(Path(tempfile.gettempdir()) / f"minicnn-{user}-{version}")
-    return folder or Path(tempfile.mkdtemp(prefix="minicnn-"))
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minicnn"
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    fallback = Path(tempfile.gettempdir()) / f"minicnn-{user}"
+    return _writable(folder) or _writable(fallback) or Path(tempfile.mkdtemp(prefix="minicnn-"))
 
 
 def _writable(folder: Path) -> Path | None:
@@ -128,13 +127,38 @@ def _writable(folder: Path) -> Path | None:
         return None
 
 
-def _source_hash() -> str:
-    """Changes with any source file here: Numba itself does not notice a changed callee in another file."""
+def _version_folder(function: Callable) -> Path:
+    """The folder for kernels of `function`'s file, in this version of it and of all that it is built from.
+
+    Numba notices a changed file, but not a changed callee in another one: so the folder's name has the hash of
+    the file, of the files of this package that it imports, in turn, and of the compiler's version.
+    """
+    path = Path(function.__code__.co_filename)
+    return cache_folder() / f"{path.stem}-{_hash(path)}"
+
+
+@functools.cache
+def _hash(path: Path) -> str:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+    files = [path]
+    for file in files:  # grows while it is walked
+        source = file.read_text(encoding="utf-8")
+        digest.update(source.encode())
+        files.extend(imported for imported in _imports(source) if imported not in files)
     return digest.hexdigest()[:16]
+
+
+def _imports(source: str) -> list[Path]:
+    """Files of this package that `source` imports from."""
+    root = Path(__file__).parents[1]
+    found = []
+    for module, names in re.findall(
+        r"^\s*from minicnn_kernels([.\w]*) import ([^(\n]+|\([^)]*\))", source, re.M
+    ):
+        folder = root.joinpath(*module.split(".")[1:])
+        candidates = [folder, *(folder / name for name in re.findall(r"\w+", names))]
+        found += [file for file in (path.with_suffix(".py") for path in candidates) if file.is_file()]
+    return found
 
 
 class _Progress(event.Listener):
@@ -154,7 +178,7 @@ class _Progress(event.Listener):
             if self.kernels == 0:
                 _say(
                     "minicnn: compiling CPU kernels for this machine "
-                    f"(first run only; cached in {cache_folder().parent})"
+                    f"(first run only; cached in {cache_folder()})"
                 )
                 atexit.register(self._finish)
         self._depth += 1
