@@ -21,11 +21,11 @@ from minicnn_kernels.cpu.microkernel import (
     vector_lanes,
 )
 
-# (rows, vectors) of the two tiles, by lanes. The wide tile does most of the work; the narrow one takes the last
-# columns, so that 16 output channels do not cost as much as 32. Measured as a share of the machine's peak on
-# 3x3 convolutions of 32 to 128 channels, one core:
-#   16 lanes: 8x2 reaches 0.9, as 12x2, 14x2 and 6x4 do, and wastes the fewest rows on small images; at 16 columns
-#             14x1 is 1.5 times as fast as a half-empty 8x2.
+# (rows, vectors) of the two tiles, by lanes. The wide tile does most of the work; the narrow one takes the
+# last columns, so that 16 output channels do not cost as much as 32. Expected: a tile with more sums in
+# registers is faster until they are used up. Seen on 3x3 convolutions of 32 to 128 channels, one core:
+#   16 lanes: 8x2 reaches 0.9 of the peak, and so do 12x2, 14x2 and 6x4; it wastes the fewest rows on small
+#             images. At 16 columns 14x1 is 1.5 times as fast as a half-empty 8x2.
 #    8 lanes: 6x2 is 1.17 times as fast as 4x2 and 1.1 times as 4x3 (16 registers: 12 sums, 2 of B, 1 of A).
 #    4 lanes: 3x4 is 1.1 times as fast as 6x2 and 4x2, and 1.35 times as 8x1.
 _TILES = {16: ((8, 2), (14, 1)), 8: ((6, 2), (12, 1)), 4: ((3, 4), (6, 2))}
@@ -100,7 +100,8 @@ def multiply_channels(
             _channel_tile(
                 a + FLOAT_BYTES * j, row_offsets + INT_BYTES * i, taps, tap_count, run, step,
                 b + FLOAT_BYTES * j, b_stride, init + FLOAT_BYTES * (j + i * init_stride), init_stride,
-                c + FLOAT_BYTES * (j + i * c_stride), c_stride, min(CHANNEL_ROWS, rows - i), min(LANES, columns - j),
+                c + FLOAT_BYTES * (j + i * c_stride), c_stride,
+                min(CHANNEL_ROWS, rows - i), min(LANES, columns - j),
             )  # fmt: skip
 
 
@@ -153,9 +154,9 @@ def pack(source, row_stride, column_stride, rows, columns, packed, first_row, de
 def pack_weights(taps, groups, transposed, per_tap=False):
     """Convolution weights (kh, kw, C/groups, O) as the operand B of `multiply`, in panels, group after group.
 
-    Rows of B are (tap, input channel), columns output channels. transposed: rows are (tap, output channel) with the
-    taps in reverse order, columns input channels, as the gradient of the input needs them. per_tap: one such matrix
-    for each tap, in their order, instead of one for all.
+    Rows of B are (tap, input channel), columns output channels. transposed: rows are (tap, output channel)
+    with the taps in reverse order, columns input channels, as the gradient of the input needs them. per_tap:
+    one such matrix for each tap, in their order, instead of one for all.
     """
     kh, kw, in_group, outputs = taps.shape
     out_group = outputs // groups

@@ -1,8 +1,8 @@
 """Convolution and its gradients: which algorithm, how the work is cut into tasks, how weights are laid out.
 
-`implicit` (the choice of auto) never writes an im2col matrix, see `implicit.py`; `explicit` writes it and calls
-the matrix product of `gemm.py`. Tasks depend on shapes alone and sums over tasks have a fixed order, so results
-are bit-identical for any number of threads. Signatures and formulas: `reference/conv.py`.
+`implicit` (the choice of auto) never writes an im2col matrix, see `implicit.py`; `explicit` writes it and
+calls the matrix product of `gemm.py`. Tasks depend on shapes alone and sums over tasks have a fixed order, so
+results are bit-identical for any number of threads. Signatures and formulas: `reference/conv.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu import explicit, implicit
-from minicnn_kernels.cpu.blocks import LANES, WIDE, pack_weights, padded_columns
+from minicnn_kernels.cpu.blocks import LANES, WIDE, WIDE_ROWS, pack_weights, padded_columns
 from minicnn_kernels.cpu.explicit import col2im, im2col
 from minicnn_kernels.cpu.gemm import column_sums
 from minicnn_kernels.cpu.layout import address, channels_last, contiguous
@@ -201,7 +201,7 @@ def _scatter(grad, taps, dx, stride, padding, dilation, groups) -> None:
     n, out_height, out_width, out_channels = grad.shape
     kh, kw = taps.shape[:2]
     _, channels, height, width = dx.shape
-    in_group, out_group = channels // groups, out_channels // groups
+    in_group = channels // groups
     depthwise = channels == groups == out_channels and groups > 1
     padded_height, pitch = height + 2 * padding[0], width + 2 * padding[1]
     if depthwise:
@@ -250,9 +250,10 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
         stride[0], out_height, images, depthwise,
     )  # fmt: skip
     copied = 0 if windows.direct else images * windows.padded_height * windows.pitch * channels
+    few = kh * kw * in_group <= 2 * WIDE_ROWS and out_group == padded_columns(out_group)
     if depthwise:
         grad = _roomy(grad)
-    else:
+    elif not few:
         copied += rows_per_block * out_width * padded_columns(block_columns)
     scratch = _scratch(copied)
     partial = memory.empty((tasks, dw.size)) if tasks > 1 else dw
@@ -261,7 +262,7 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
         address(row_offsets), address(row_starts), stride[1] * channels, depthwise,
         n, height, width, channels, out_height, out_width, out_channels, groups,
         padding[0], padding[1], windows.padded_height, windows.pitch, windows.direct,
-        tasks, images, rows_per_block, column_blocks, block_columns, dw.size,
+        tasks, images, rows_per_block, column_blocks, block_columns, not few, dw.size,
     )  # fmt: skip
     if tasks > 1:
         implicit.add_parts(address(partial), tasks, dw.size, address(dw))
@@ -271,7 +272,7 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
 def _transposed_tables(
     padded_height, pitch, channels, in_group, kernel, dilation, row_step, out_height, images, depthwise
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For the transposed im2col matrix: offsets of its rows (tap, channel), and of the rows of pixels its k runs over."""
+    """For the transposed im2col matrix: offsets of its rows (tap, channel), and of the pixel rows in its k."""
     (kh, kw), (dh, dw) = kernel, dilation
     taps = (np.arange(kh).reshape(-1, 1, 1) * dh * pitch + np.arange(kw).reshape(-1, 1) * dw) * channels
     rows = taps if depthwise else taps + np.arange(in_group)
@@ -289,7 +290,7 @@ def _split(columns: int, blocks: int) -> tuple[int, int]:
 
 
 def _roomy(pixels: np.ndarray) -> np.ndarray:
-    """`pixels` (..., C) in a buffer that can be read in whole vectors past the last channel of the last pixel."""
+    """`pixels` (..., C) in a buffer that can be read in whole vectors past the very last channel."""
     if pixels.shape[-1] % LANES == 0:
         return pixels
     roomy = memory.empty(pixels.size + LANES)

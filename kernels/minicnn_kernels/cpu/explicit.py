@@ -1,7 +1,7 @@
 """Convolution as in the textbook: write the im2col matrix, then multiply matrices.
 
-Kept beside the implicit algorithm because it is the one that everybody learns, and the witness that the other is
-right. The matrix has one row per output pixel and one column per (tap, channel): kh kw times the image in memory.
+Kept beside the implicit algorithm because it is the one that everybody learns, and a witness that the other
+is right. The matrix has one row per output pixel and one column per (tap, channel): kh kw times the image.
 """
 
 from __future__ import annotations

@@ -1,32 +1,33 @@
 """The product of two matrices of any strides, and sums over columns; no BLAS.
 
-The split into tasks depends on shapes alone and no sum is split, so results are bit-identical for any number of
-threads. A is read where it lies, whatever its strides. B is packed into panels, in parallel, unless its rows can
-be read as they are; when packing A^T costs less, the transposed product is computed.
+The split into tasks depends on shapes alone and no sum is split, so results are bit-identical for any number
+of threads. A is read where it lies, whatever its strides; B is packed, panel by panel. When B is the larger one
+and lies the wrong way round, as the weight of a dense layer does, the transposed product is computed.
 """
 
 from __future__ import annotations
 
 import functools
 
+import numba
 import numpy as np
-from numba import prange
+from numba import get_thread_id, prange
 
 from minicnn_kernels import memory
-from minicnn_kernels.cpu.blocks import NARROW, PACKED, WIDE, multiply, pack, padded_columns
+from minicnn_kernels.cpu.blocks import PACKED, WIDE, multiply, pack, transpose
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.layout import address
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, load_float, store_float, zero_floats
 
 _TASKS = 16
-_BLOCK_FLOATS = 1 << 17  # of A: 512 KiB, to stay in the second-level cache while panels of B pass by
+_BLOCK_ROWS = 1024  # enough to pay for packing the panels of B once more
 _ZERO_TAP = np.zeros(1, np.int64)
 
 
 def multiply_matrices(
     a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None = None
 ) -> np.ndarray:
-    """out = a @ b + bias, float32: a (M, K), b (K, N) of any strides, bias (N,), out (M, N) with dense rows."""
+    """out = a @ b + bias: a (M, K) and b (K, N) of any strides, bias (N,), out (M, N) with dense rows."""
     rows, depth = a.shape
     columns = b.shape[1]
     if out.size == 0:
@@ -35,35 +36,27 @@ def multiply_matrices(
         out[...] = 0 if bias is None else bias
         return out
     a, b = _whole_strides(a), _whole_strides(b)
+    a_row, a_column = _strides(a)
     b_row, b_column = _strides(b)
+    out_row = out.strides[0] // FLOAT_BYTES
     if b_column != 1 and rows < columns:
-        transposed = multiply_matrices(b.T, a.T, memory.empty((columns, rows)))
-        if bias is None:
-            np.copyto(out, transposed.T)
-        else:
-            np.add(transposed.T, bias, out=out)
+        swapped = multiply_matrices(b.T, a.T, memory.empty((columns, rows)))
+        transpose(address(swapped), rows, columns, rows, address(out), out_row)
+        if bias is not None:
+            np.add(out, bias, out=out)
         return out
     bias = np.zeros(columns, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
-    if b_column == 1 and columns % NARROW == 0 and rows <= _RAW_ROWS:
-        panels, b_stride = b, b_row
-    else:
-        panels, b_stride = memory.empty(depth * int(padded_columns(columns))), PACKED
-        _pack_panels(address(b), b_row, b_column, depth, columns, address(panels))
-    block_rows = min(rows, max(64, _BLOCK_FLOATS // depth // 8 * 8))
-    row_blocks = -(-rows // block_rows)
+    row_blocks = -(-rows // _BLOCK_ROWS)
+    block_rows = -(-rows // row_blocks)
     column_blocks = max(1, min(-(-columns // WIDE), _TASKS // row_blocks))
     block_columns = -(-columns // (WIDE * column_blocks)) * WIDE
-    a_row, a_column = _strides(a)
+    panels = memory.empty((numba.config.NUMBA_NUM_THREADS, depth * WIDE))
     _multiply_blocks(
         address(a), a_row, a_column, address(_offsets(block_rows, a_row)), address(_ZERO_TAP),
-        address(panels), b_stride, address(bias), address(out), out.strides[0] // FLOAT_BYTES,
+        address(b), b_row, b_column, address(panels), address(bias), address(out), out_row,
         rows, columns, depth, block_rows, block_columns,
     )  # fmt: skip
     return out
-
-
-# Up to so many rows, packing B costs more than it saves.
-_RAW_ROWS = 32
 
 
 def _strides(matrix: np.ndarray) -> tuple[int, int]:
@@ -84,30 +77,25 @@ def _offsets(rows: int, stride: int) -> np.ndarray:
 
 
 @kernel(parallel=True)
-def _pack_panels(b, row_stride, column_stride, depth, columns, packed):
-    for task in prange((columns + WIDE - 1) // WIDE):
-        j = np.intp(task) * WIDE
-        pack(
-            b + FLOAT_BYTES * j * column_stride, row_stride, column_stride, depth, min(WIDE, columns - j),
-            packed + FLOAT_BYTES * j * depth, 0, depth,
-        )  # fmt: skip
-
-
-@kernel(parallel=True)
 def _multiply_blocks(
-    a, a_row, a_column, row_offsets, zero_tap, b, b_stride, bias, c, c_stride,
+    a, a_row, a_column, row_offsets, zero_tap, b, b_row, b_column, panels, bias, c, c_stride,
     rows, columns, depth, block_rows, block_columns,
 ):  # fmt: skip
+    """A task is a block of rows times a block of columns. It packs one panel of B at a time and uses it up."""
     row_blocks = (rows + block_rows - 1) // block_rows
     column_blocks = (columns + block_columns - 1) // block_columns
     for task in prange(row_blocks * column_blocks):
         index = np.intp(task)
-        i, j = index % row_blocks * block_rows, index // row_blocks * block_columns
-        multiply(
-            a + FLOAT_BYTES * i * a_row, row_offsets, min(block_rows, rows - i), zero_tap, 1, depth, a_column,
-            b + FLOAT_BYTES * (j * depth if b_stride == PACKED else j), b_stride, min(block_columns, columns - j),
-            bias + FLOAT_BYTES * j, 0, c + FLOAT_BYTES * (i * c_stride + j), c_stride,
-        )  # fmt: skip
+        i, first = index % row_blocks * block_rows, index // row_blocks * block_columns
+        panel = panels + FLOAT_BYTES * np.intp(get_thread_id()) * depth * WIDE
+        for j in range(first, min(first + block_columns, columns), WIDE):
+            width = min(WIDE, columns - j)
+            pack(b + FLOAT_BYTES * j * b_column, b_row, b_column, depth, width, panel, 0, depth)
+            multiply(
+                a + FLOAT_BYTES * i * a_row, row_offsets, min(block_rows, rows - i), zero_tap, 1, depth,
+                a_column, panel, PACKED, width, bias + FLOAT_BYTES * j, 0,
+                c + FLOAT_BYTES * (i * c_stride + j), c_stride,
+            )  # fmt: skip
 
 
 def column_sums(matrix: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """The register-blocked core of every convolution and matrix product, written as LLVM vector IR.
 
-A micro-kernel computes one small tile of a product, C = init + A B, and keeps it in vector registers from the
-first multiplication to the last. Numba vectorizes a loop, but does not hold a tile of vectors in registers; so
-this file emits the loop nest itself, for vectors of 16, 8 or 4 floats. A is read through two tables of offsets,
-which makes one kernel serve matrix products, convolutions of any geometry, and their gradients (`blocks.py`).
+A micro-kernel computes one small tile of a product, C = init + A B, and keeps it in vector registers from
+the first multiplication to the last. Numba vectorizes a loop, but does not hold a tile of vectors in
+registers; so this file emits the loop nest itself, for vectors of 16, 8 or 4 floats. A is read through two
+tables of offsets, which makes one kernel serve matrix products, convolutions of any geometry, and their
+gradients; `blocks.py` calls it.
 """
 
 from __future__ import annotations
@@ -48,17 +49,17 @@ def make_tile(rows: int, vectors: int, lanes: int, broadcast: bool = True):
                     for k in range(run)
                 )
 
-    a, b, init, c are addresses of float32, row_offsets and taps addresses of int64; offsets and strides count
-    floats. A bias is an init with stride 0, accumulation an init that is c itself. B is read in whole vectors:
-    its rows must be readable up to a multiple of `lanes` columns; what lies there is not used.
+    a, b, init, c are addresses of float32, row_offsets and taps addresses of int64; offsets and strides
+    count floats. A bias is an init with stride 0, accumulation an init that is c itself. B is read in whole
+    vectors: its rows must be readable up to a multiple of `lanes` columns; what lies there is not used.
 
-    With broadcast=False A is not one number per row but a row of its own, `a[... + j]`, read as B is: the product
-    runs channel by channel, as a depthwise convolution does.
+    With broadcast=False A is not one number per row but a row of its own, `a[... + j]`, read as B is: the
+    product runs channel by channel, as a depthwise convolution does.
     """
 
     @intrinsic
-    def tile(typingctx, a, row_offsets, taps, tap_count, run, step, b, b_stride, init, init_stride, c, c_stride,
-             valid_rows, valid_columns):  # fmt: skip
+    def tile(typingctx, a, row_offsets, taps, tap_count, run, step, b, b_stride, init, init_stride,
+             c, c_stride, valid_rows, valid_columns):  # fmt: skip
         def codegen(context, builder, signature, args):
             _TileBuilder(builder, rows, vectors, lanes, broadcast).emit(*args)
             return context.get_dummy_value()
@@ -116,8 +117,8 @@ def zero_floats(typingctx, target, count):
 def make_transpose(lanes: int):
     """`transpose_block(source, source_stride, target, target_stride)`: target[j, i] = source[i, j].
 
-    For one block of `lanes` x `lanes` floats at two addresses; strides between rows count floats. The block is
-    turned in registers: each of log2(lanes) steps exchanges the off-diagonal halves of ever smaller squares.
+    For one block of `lanes` x `lanes` floats at two addresses; strides between rows count floats. The block
+    is turned in registers: log2(lanes) steps exchange the off-diagonal quarters of ever smaller squares.
     """
 
     @intrinsic
@@ -150,7 +151,7 @@ def make_transpose(lanes: int):
 
 
 def _exchange(lanes: int, half: int) -> tuple[ir.Constant, ir.Constant]:
-    """Shuffle masks that build from rows a, b their left halves (a, b) and their right halves, square by square."""
+    """Masks that build from rows (a, b) their left halves and their right halves, in squares of 2 `half`."""
     indices = ir.VectorType(ir.IntType(32), lanes)
     low = [i if not i & half else lanes + i - half for i in range(lanes)]
     high = [i + half if not i & half else lanes + i for i in range(lanes)]
@@ -189,7 +190,7 @@ class _TileBuilder:
                 for i, j in self._cells():
                     build.store(self._load_masked(init_rows[i], j, masks[j]), accumulators[i][j])
 
-        # No unrolling: twice and four times gained nothing beyond the noise, a loop turn is 16 multiply-adds already.
+        # Not unrolled: a turn has 16 multiply-adds already; two and four turns at once gained nothing.
         b_position = cgutils.alloca_once_value(build, b)
         a_position = cgutils.alloca_once_value(build, _int(0))
         with self._loop(tap_count) as tap:
