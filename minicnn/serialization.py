@@ -35,9 +35,10 @@ def save(state: Any, path: str | os.PathLike) -> None:
     """
     arrays: list[np.ndarray] = []
     structure = json.dumps({"format": _FORMAT, "state": _encoded(state, arrays, "state")}).encode()
-    entries = {str(i): array for i, array in enumerate(arrays)}
+    entries: dict[str, Any] = {"structure": np.frombuffer(structure, np.uint8)}
+    entries |= {str(i): array for i, array in enumerate(arrays)}
     with replacing(path) as file:
-        np.savez(file, structure=np.frombuffer(structure, np.uint8), **entries)  # each with a CRC-32
+        np.savez(file, **entries)  # each with a CRC-32
 
 
 def load(path: str | os.PathLike) -> Any:
@@ -183,7 +184,7 @@ def _read_array(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], n
 # 8 bytes: the header's length, little endian. The header: JSON {name: {"dtype", "shape", "data_offsets"}},
 # padded with spaces. The data: C-ordered, little endian, one tensor after the other without gaps.
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "I64": np.dtype("<i8"),

@@ -25,10 +25,10 @@ class Sequential(Module):
     def __init__(self, *modules: Any) -> None:
         super().__init__()
         if len(modules) == 1 and isinstance(modules[0], Mapping):
-            named = modules[0].items()
+            named = dict(modules[0])
         else:
-            named = ((str(i), module) for i, module in enumerate(modules))
-        for name, module in named:
+            named = {str(i): module for i, module in enumerate(modules)}
+        for name, module in named.items():
             self.register_module(name, module)
 
     def forward(self, input: Any) -> Any:

@@ -214,9 +214,7 @@ class OneCycleLR(LRScheduler):
                 f"OneCycleLR: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}"
             )
         groups = optimizer.param_groups
-        peaks = list(max_lr) if isinstance(max_lr, (tuple, list)) else [max_lr] * len(groups)
-        if len(peaks) != len(groups):
-            raise ValueError(f"OneCycleLR: expected {len(groups)} values of max_lr, got {len(peaks)}")
+        peaks = _per_group("OneCycleLR", "max_lr", max_lr, optimizer)
         self.anneal = _cosine if anneal_strategy == "cos" else _linear
         self.peaks, self.div_factor, self.final_div_factor = peaks, div_factor, final_div_factor
         self.base_momentum, self.max_momentum = base_momentum, max_momentum
@@ -314,10 +312,7 @@ class ReduceLROnPlateau:
             raise ValueError(
                 f"ReduceLROnPlateau: threshold_mode must be 'rel' or 'abs', got {threshold_mode!r}"
             )
-        count = len(optimizer.param_groups)
-        self.min_lrs = list(min_lr) if isinstance(min_lr, (tuple, list)) else [min_lr] * count
-        if len(self.min_lrs) != count:
-            raise ValueError(f"ReduceLROnPlateau: expected {count} values of min_lr, got {len(self.min_lrs)}")
+        self.min_lrs = _per_group("ReduceLROnPlateau", "min_lr", min_lr, optimizer)
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.threshold_mode = threshold, threshold_mode
         self.cooldown, self.eps = cooldown, eps
@@ -362,6 +357,15 @@ class ReduceLROnPlateau:
         """Go on where `state_dict` was taken."""
         for name in self.state_dict():
             setattr(self, name, state_dict[name])
+
+
+def _per_group(schedule: str, name: str, value: float | Sequence[float], optimizer: Optimizer) -> list[float]:
+    """One value for each parameter group."""
+    count = len(optimizer.param_groups)
+    values = [value] * count if isinstance(value, (int, float)) else list(value)
+    if len(values) != count:
+        raise ValueError(f"{schedule}: expected {count} values of {name}, got {len(values)}")
+    return values
 
 
 def _linear(start: float, end: float, done: float) -> float:

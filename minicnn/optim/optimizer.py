@@ -57,7 +57,7 @@ class Optimizer:
         for p in params:
             if not isinstance(p, Tensor):
                 raise TypeError(f"{name}: can only optimize tensors, got {type(p).__name__}")
-            if not p.is_leaf:
+            if p.grad_fn is not None:
                 raise ValueError(f"{name}: can only optimize leaves, got the result of {p.grad_fn.name}")
             if id(p) in taken:
                 raise ValueError(f"{name}: a parameter of shape {p.shape} appears twice")
