@@ -165,8 +165,7 @@ def _total(op: str, parameters: Tensor | Iterable[Tensor], size: Callable[[Tenso
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     if not tensors:
         raise fail(op, "got no parameters; a generator such as model.parameters() can be used up only once")
-    total = None
     for tensor in tensors:
         check_tensors(op, parameter=tensor)
-        total = size(tensor) if total is None else total + size(tensor)
-    return total
+    first, *rest = (size(tensor) for tensor in tensors)
+    return sum(rest, first)

@@ -32,7 +32,8 @@ def matmul(a, b):
     rows, depth, columns = left.shape[-2], left.shape[-1], right.shape[-1]
     out = memory.empty((*batch, rows, columns))
     if right.ndim == 2 and left.flags.c_contiguous:  # one tall product
-        multiply_matrices(left.reshape(-1, depth), right, out.reshape(-1, columns))
+        count = math.prod(left.shape[:-1])  # not -1: of an array without elements NumPy can't tell it
+        multiply_matrices(left.reshape(count, depth), right, out.reshape(count, columns))
     else:
         left = np.broadcast_to(left, (*batch, rows, depth))
         right = np.broadcast_to(right, (*batch, depth, columns))
