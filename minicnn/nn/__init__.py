@@ -41,7 +41,7 @@ from minicnn.nn.loss import (
     SmoothL1Loss,
     TripletMarginLoss,
 )
-from minicnn.nn.module import LoadReport, Module, Parameter
+from minicnn.nn.module import Module
 from minicnn.nn.normalization import (
     BatchNorm1d,
     BatchNorm2d,
@@ -51,6 +51,7 @@ from minicnn.nn.normalization import (
     LayerNorm,
     LocalResponseNorm,
 )
+from minicnn.nn.parameter import Parameter
 from minicnn.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -62,6 +63,7 @@ from minicnn.nn.pooling import (
     MaxPool2d,
     Upsample,
 )
+from minicnn.nn.state import LoadReport
 
 __all__ = [
     "ELU",

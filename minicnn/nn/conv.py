@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from minicnn.nn import arguments, init
 from minicnn.nn import functional as F
-from minicnn.nn.module import Module, Parameter
+from minicnn.nn.module import Module
+from minicnn.nn.parameter import Parameter
 from minicnn.tensor import Tensor
 from minicnn_kernels import memory
 

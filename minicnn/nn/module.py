@@ -1,4 +1,4 @@
-"""Module, the building block of models, and Parameter, a tensor that a module trains.
+"""Module, the building block of models.
 
 A module knows its parameters, buffers and children by name; everything that walks a model (state_dict,
 train and eval, moving between types, printing) is here, with PyTorch's names and behaviour. Layers are in
@@ -9,72 +9,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn import scope
-from minicnn.grad_mode import no_grad
-from minicnn.tensor import Tensor, as_dtype, float32, float64, tensor
+from minicnn.nn.hooks import RemovableHandle
+from minicnn.nn.parameter import Parameter
+from minicnn.nn.state import LoadReport, copy_state
+from minicnn.tensor import Tensor, as_dtype, float32, float64
 
 M = TypeVar("M", bound="Module")
-
-
-class Parameter(Tensor):
-    """A tensor that a module registers when it is assigned as an attribute. Requires a gradient by default.
-
-    data: array, tensor (memory is shared) or nested numbers.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        if not isinstance(data, np.ndarray):
-            data = data.data if isinstance(data, Tensor) else tensor(data).data
-        super().__init__(data, requires_grad)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
-        result = Parameter(kernels.of(self.data).copy(self.data), self.requires_grad)
-        memo[id(self)] = result
-        if self.grad is not None:
-            result.grad = Tensor(kernels.of(self.grad.data).copy(self.grad.data))
-        return result
-
-    def __repr__(self) -> str:
-        return "Parameter containing:\n" + super().__repr__()
-
-
-class LoadReport(NamedTuple):
-    """What `load_state_dict(strict=False)` left: names the file lacked, and names the model lacks."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-    def __repr__(self) -> str:
-        if not self.missing_keys and not self.unexpected_keys:
-            return "<All keys matched successfully>"
-        return f"LoadReport(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
-
-
-class RemovableHandle:
-    """Takes a registered hook away again: `remove()`, or at the end of a with block."""
-
-    _ids = itertools.count()
-
-    def __init__(self, hooks: dict[int, Callable], hook: Callable) -> None:
-        self._hooks, self._id = hooks, next(self._ids)
-        hooks[self._id] = hook
-
-    def remove(self) -> None:
-        """Forget the hook; doing so twice is harmless."""
-        self._hooks.pop(self._id, None)
-
-    def __enter__(self) -> RemovableHandle:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
 
 class Module:
@@ -424,33 +370,7 @@ class Module:
         Memory layout and dtype stay the module's. Raises ValueError listing every mismatch, and then nothing
         was changed.
         """
-        own = dict(self._state())
-        missing = [name for name in own if name not in state_dict]
-        unexpected = [name for name in state_dict if name not in own]
-        values = {name: _as_array(state_dict[name]) for name in own if name in state_dict}
-
-        problems = [
-            f"{name}: expected shape {own[name].shape}, got {value.shape}"
-            for name, value in values.items()
-            if value.shape != own[name].shape
-        ]
-        problems += [
-            f"{name}: expected numbers, got dtype {value.dtype}"
-            for name, value in values.items()
-            if value.dtype.kind not in "fiub"
-        ]
-        if strict:
-            problems += [f"{name}: missing" for name in missing]
-            problems += [f"{name}: unexpected" for name in unexpected]
-        if problems:
-            raise ValueError(
-                f"{type(self).__name__}.load_state_dict: {len(problems)} mismatches; was the state made by "
-                f"another model?\n  " + "\n  ".join(problems)
-            )
-        with no_grad():
-            for name, value in values.items():
-                own[name].copy_(value)
-        return LoadReport(missing, unexpected)
+        return copy_state(type(self).__name__, dict(self._state()), state_dict, strict)
 
     # -- printing -----------------------------------------------------------------------------
 
@@ -478,10 +398,6 @@ def zero_grad(parameters: Iterable[Tensor], set_to_none: bool = True) -> None:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _as_array(value: Any) -> np.ndarray:
-    return value.data if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _converted(array: Any, device: str | None, dtype: np.dtype | None) -> Any:
