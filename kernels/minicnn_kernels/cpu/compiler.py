@@ -130,8 +130,8 @@ def _writable(folder: Path) -> Path | None:
 def _version_folder(function: Callable) -> Path:
     """The folder for kernels of `function`'s file, in this version of it and of all that it is built from.
 
-    Numba notices a changed file, but not a changed callee in another one: so the folder's name has the hash of
-    the file, of the files of this package that it imports, in turn, and of the compiler's version.
+    Numba notices a changed file, but not a changed callee in another one: so the folder's name has the hash
+    of the file, of the files of this package that it imports, in turn, and of the compiler's version.
     """
     path = Path(function.__code__.co_filename)
     return cache_folder() / f"{path.stem}-{_hash(path)}"

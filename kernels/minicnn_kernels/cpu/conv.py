@@ -272,7 +272,7 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
 def _transposed_tables(
     padded_height, pitch, channels, in_group, kernel, dilation, row_step, out_height, images, depthwise
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For the transposed im2col matrix: offsets of its rows (tap, channel), and of the pixel rows in its k."""
+    """For the transposed im2col matrix: offsets of its rows (tap, channel), and of the pixel rows in k."""
     (kh, kw), (dh, dw) = kernel, dilation
     taps = (np.arange(kh).reshape(-1, 1, 1) * dh * pitch + np.arange(kw).reshape(-1, 1) * dw) * channels
     rows = taps if depthwise else taps + np.arange(in_group)

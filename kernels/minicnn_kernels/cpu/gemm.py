@@ -1,8 +1,8 @@
 """The product of two matrices of any strides, and sums over columns; no BLAS.
 
 The split into tasks depends on shapes alone and no sum is split, so results are bit-identical for any number
-of threads. A is read where it lies, whatever its strides; B is packed, panel by panel. When B is the larger one
-and lies the wrong way round, as the weight of a dense layer does, the transposed product is computed.
+of threads. A is read where it lies, whatever its strides; B is packed, panel by panel. When B is the larger
+one and lies the wrong way round, as the weight of a dense layer does, the transposed product is computed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _multiply_blocks(
     a, a_row, a_column, row_offsets, zero_tap, b, b_row, b_column, panels, bias, c, c_stride,
     rows, columns, depth, block_rows, block_columns,
 ):  # fmt: skip
-    """A task is a block of rows times a block of columns. It packs one panel of B at a time and uses it up."""
+    """A task is a block of rows times a block of columns; it packs one panel of B at a time and uses it."""
     row_blocks = (rows + block_rows - 1) // block_rows
     column_blocks = (columns + block_columns - 1) // block_columns
     for task in prange(row_blocks * column_blocks):

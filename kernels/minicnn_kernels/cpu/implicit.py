@@ -148,8 +148,8 @@ def weight_gradient(
 
     A is the transposed im2col matrix: its rows are the weights of one output channel, its k runs over
     pixels. Each block of pixels of grad is packed behind the padded images in the scratch: read straight from
-    grad, whose rows lie far apart, the products waited for memory (1.2 to 1.5 times as slow). With few weights
-    per channel that does not pay, and `packed` is false.
+    grad, whose rows lie far apart, the products waited for memory (1.2 to 1.5 times as slow). With few
+    weights per channel that does not pay, and `packed` is false.
     """
     in_group, out_group = channels // groups, out_channels // groups
     depth = size // out_channels
