@@ -1,0 +1,134 @@
+"""How kernels are compiled: cached on disk, silent later on, safe across threads, forks and bad folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import sys
+import numpy as np
+import minicnn_kernels as kernels
+from minicnn_kernels.cpu import compiler
+x = np.ones((8, 5), np.float32)
+sums = kernels.backend("cpu").linear_backward_bias(x)
+assert (sums == 8).all()
+print(compiler.compiled()[0])
+"""
+
+
+def run(program, folder, **environment):
+    """Run `program` in a fresh process with its cache in `folder`; returns (stdout, stderr)."""
+    inherited = {name: value for name, value in os.environ.items() if name != "MINICNN_QUIET"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**inherited, "PYTHONPATH": path, "MINICNN_CACHE_DIR": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def warm_folder(tmp_path_factory):
+    """A cache folder that holds what PROGRAM compiles, and what its first run wrote to stderr."""
+    folder = tmp_path_factory.mktemp("cache")
+    count, said = run(PROGRAM, folder)
+    assert int(count) > 0
+    return folder, said
+
+
+def test_the_first_run_says_so_in_one_line_and_how_long_it_took(warm_folder):
+    folder, said = warm_folder
+    first, last = said.splitlines()
+    assert first.startswith("minicnn: compiling CPU kernels for this machine (first run only; cached in ")
+    assert str(folder) in first
+    assert last.endswith(" s to compile")
+
+
+def test_the_second_process_compiles_nothing_and_is_silent(warm_folder):
+    count, said = run(PROGRAM, warm_folder[0])
+    assert int(count) == 0
+    assert said == ""
+
+
+def test_quiet_silences_the_first_run(tmp_path):
+    count, said = run(PROGRAM, tmp_path, MINICNN_QUIET="1")
+    assert int(count) > 0
+    assert said == ""
+
+
+def test_a_folder_that_cannot_be_written_is_replaced(tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("not a folder")
+    run(PROGRAM, occupied / "cache", TMPDIR=str(tmp_path))
+    assert [path.name for path in tmp_path.glob("minicnn-*")] == [f"minicnn-{os.getuid()}"]
+
+
+def test_a_changed_callee_in_another_file_is_not_taken_from_the_cache(tmp_path):
+    package = tmp_path / "minicnn_kernels"
+    shutil.copytree(ROOT / "kernels" / "minicnn_kernels", package)
+    program = "import minicnn_kernels.cpu.gemm as gemm; import numpy as np\n"
+    program += "a = np.ones((4, 4), np.float32); out = gemm.multiply_matrices(a, a, np.empty_like(a))\n"
+    program += "print(int(out[0, 0]))"
+    changed = {"PYTHONPATH": str(tmp_path)}
+    assert run(program, tmp_path / "cache", **changed)[0] == "4\n"
+    blocks = package / "cpu" / "blocks.py"
+    source = blocks.read_text()
+    edited = source.replace(
+        "    depth = tap_count * run\n    j = 0", "    depth = tap_count * run\n    j = columns"
+    )
+    assert edited != source
+    blocks.write_text(edited)
+    program = program.replace("np.empty_like(a)", "np.full_like(a, 7)")
+    assert run(program, tmp_path / "cache", **changed)[0] == "7\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_computes_the_same_without_threads(warm_folder):
+    program = """
+import os
+import numpy as np
+import minicnn_kernels as kernels
+cpu = kernels.backend("cpu")
+rng = np.random.default_rng(0)
+x, w = rng.standard_normal((64, 300), np.float32), rng.standard_normal((40, 300), np.float32)
+y = cpu.linear_forward(x, w, None)
+child = os.fork()
+if child == 0:
+    same = (cpu.linear_forward(x, w, None) == y).all()
+    os._exit(0 if same else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    run(program, warm_folder[0])
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_python_threads_that_meet_in_the_kernels_get_the_right_results(warm_folder, layer):
+    program = """
+import threading
+import numpy as np
+import minicnn_kernels as kernels
+cpu = kernels.backend("cpu")
+a = np.random.default_rng(0).standard_normal((200, 200), np.float32)
+expected = cpu.matmul(a, a)
+wrong = []
+def work():
+    for _ in range(50):
+        if not (cpu.matmul(a, a) == expected).all():
+            wrong.append(1)
+workers = [threading.Thread(target=work) for _ in range(4)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+assert not wrong
+"""
+    run(program, warm_folder[0], NUMBA_THREADING_LAYER=layer)
