@@ -109,9 +109,10 @@ CASES = [
         (2, 4, 4, 5),
         (4, 3, 2, 3),
         (6,),
+        stride=(2, 1),
         padding=1,
-        dilation=3,
-        output_padding=(2, 1),
+        dilation=(5, 3),
+        output_padding=(3, 2),
         groups=2,
     ),
     conv(

@@ -225,15 +225,15 @@ def test_losses_of_logits_are_exact_far_out(dtype: Any) -> None:
 
 
 @every_dtype
-def test_small_losses_keep_their_digits(dtype: Any) -> None:
-    x = np.array([12.0], dtype)
-    expected = math.log1p(math.exp(-12))
+def test_losses_of_logits_keep_their_digits(dtype: Any) -> None:
+    x = tensor(np.array([12.0, -12.0], dtype))
+    small = math.log1p(math.exp(-12))
+    expected = [small, 12 + small]
     rtol = 1e-5 if dtype == np.float32 else 1e-14
-    one = tensor(np.ones(1, dtype))
-    np.testing.assert_allclose(
-        F.binary_cross_entropy_with_logits(tensor(x), one).numpy(), expected, rtol=rtol
-    )
-    np.testing.assert_allclose(-F.logsigmoid(tensor(x)).numpy(), [expected], rtol=rtol)
+    one = tensor(np.ones(2, dtype))
+    losses = F.binary_cross_entropy_with_logits(x, one, reduction="none")
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=rtol)
+    np.testing.assert_allclose((-F.logsigmoid(x)).numpy(), expected, rtol=rtol)
 
 
 @every_dtype
