@@ -195,7 +195,9 @@ def test_no_grad_as_a_decorator_with_and_without_parentheses() -> None:
 
     @minicnn.no_grad()
     def twice(depth: int) -> minicnn.Tensor:
-        return twice(depth - 1) if depth else x * 2
+        if depth:
+            twice(depth - 1)
+        return x * 2
 
     @minicnn.no_grad
     def thrice() -> minicnn.Tensor:
@@ -204,6 +206,9 @@ def test_no_grad_as_a_decorator_with_and_without_parentheses() -> None:
     assert not twice(3).requires_grad
     assert not thrice().requires_grad
     assert minicnn.is_grad_enabled()
+    with minicnn.no_grad():
+        thrice()
+        assert not minicnn.is_grad_enabled()
 
 
 def test_no_grad_ends_with_an_exception() -> None:
@@ -408,7 +413,7 @@ def test_a_gradient_that_a_hook_keeps_is_not_shared_with_a_leaf() -> None:
     mine = minicnn.tensor([5.0, 5.0], dtype="float64")
     y = x + 0
     y.register_hook(lambda grad: mine)
-    y.sum().backward()
+    (y * 2).sum().backward()
     x.grad.zero_()
     assert mine.tolist() == [5, 5]
 
