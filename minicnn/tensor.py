@@ -15,7 +15,6 @@ import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn import scope
-from minicnn.grad_mode import is_grad_enabled
 
 if TYPE_CHECKING:
     from minicnn.function import Function
@@ -261,105 +260,9 @@ class Tensor:
             self.register_hook(keep)
         return self
 
-    # -- in place -----------------------------------------------------------------------------
-
     def mark_changed(self) -> None:
         """Tell the tape that `data` was written in place: a backward needing the old values will refuse."""
         self._version.count += 1
-
-    def _check_in_place(self, op: str, value: Any = None) -> None:
-        """The tape records no in-place change: refuse one that it would have to know of."""
-        if not is_grad_enabled():
-            return
-        if self.requires_grad:
-            raise RuntimeError(
-                f"{op}: in-place change of a tensor that requires a gradient; wrap it in minicnn.no_grad(), "
-                f"or use the operation that returns a new tensor"
-            )
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise RuntimeError(
-                f"{op}: the value requires a gradient, which would be lost; build the result with stack, "
-                f"cat or where, or detach() the value"
-            )
-
-    def copy_(self, source: Any) -> Tensor:
-        """Overwrite the values, broadcasting `source` (tensor, array or number)."""
-        self._check_in_place("copy_", source)
-        value = source.data if isinstance(source, Tensor) else source
-        kernels.of(self._data).copy_into(self._data, value)
-        self.mark_changed()
-        return self
-
-    def fill_(self, value: float) -> Tensor:
-        """Overwrite every element with `value`."""
-        return self.copy_(value)
-
-    def zero_(self) -> Tensor:
-        """Overwrite every element with zero."""
-        return self.copy_(0)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self._check_in_place("__setitem__", value)
-        kernels.of(self._data).setitem(
-            self._data, unwrap_index(index), value.data if isinstance(value, Tensor) else value
-        )
-        self.mark_changed()
-
-    def _in_place(self, op: str, other: Any) -> Tensor:
-        self._check_in_place(op + "_", other)
-        other = other.data if isinstance(other, Tensor) else other
-        backend = kernels.of(self._data)
-        backend.copy_into(self._data, getattr(backend, op)(self._data, other))
-        self.mark_changed()
-        return self
-
-    def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
-        """self += alpha * other."""
-        return self._in_place("add", other if alpha == 1 else other * alpha)
-
-    def sub_(self, other: Any) -> Tensor:
-        """self -= other."""
-        return self._in_place("sub", other)
-
-    def mul_(self, other: Any) -> Tensor:
-        """self *= other."""
-        return self._in_place("mul", other)
-
-    def div_(self, other: Any) -> Tensor:
-        """self /= other."""
-        return self._in_place("div", other)
-
-    def _augmented(self, op: str, other: Any) -> Tensor:
-        """`x += y` and kin: in place where the tape has nothing to record, else a new tensor.
-
-        So `out += shortcut(x)` works in a model and `w -= lr * w.grad` changes `w` under no_grad.
-        """
-        recorded = is_grad_enabled() and (
-            self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)
-        )
-        if recorded and not (self.requires_grad and self.is_leaf):
-            return getattr(self, op)(other)
-        return self._in_place(op, other)
-
-    def __iadd__(self, other: Any) -> Tensor:
-        return self._augmented("add", other)
-
-    def __isub__(self, other: Any) -> Tensor:
-        return self._augmented("sub", other)
-
-    def __imul__(self, other: Any) -> Tensor:
-        return self._augmented("mul", other)
-
-    def __itruediv__(self, other: Any) -> Tensor:
-        return self._augmented("div", other)
-
-    def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
-        """Limit every element to [min, max]."""
-        self._check_in_place("clamp_")
-        backend = kernels.of(self._data)
-        backend.copy_into(self._data, backend.clamp(self._data, min, max))
-        self.mark_changed()
-        return self
 
     # -- devices and types --------------------------------------------------------------------
 
@@ -371,6 +274,7 @@ class Tensor:
 
         def __getattr__(self, name: str) -> Any: ...
         def __getitem__(self, index: Any) -> Tensor: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...

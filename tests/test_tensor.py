@@ -166,6 +166,21 @@ def test_a_float_sum_of_whole_numbers_is_exact_in_int64() -> None:
     assert (minicnn.tensor([1, 2]) > 1).sum().item() == 1
 
 
+def test_in_place_arithmetic_keeps_the_type_or_refuses() -> None:
+    x = minicnn.tensor([1, 2])
+    x += 1
+    x *= minicnn.tensor([2, 3], dtype="uint8")
+    assert (x.dtype, x.tolist()) == (int64, [4, 9])
+    for change in (lambda: x.add_(0.5), lambda: x.div_(2), lambda: x.mul_(minicnn.ones(2))):
+        with pytest.raises(TypeError, match="a result of float32 does not fit into a tensor of int64"):
+            change()
+    y = minicnn.ones(2)
+    y += minicnn.ones(2, dtype="float64")
+    assert y.dtype == float32
+    assert y.add_(1, alpha=3).clamp_(max=4).tolist() == [4, 4]
+    assert y.fill_(2).sub_(1, alpha=2).tolist() == [0, 0]
+
+
 # -- operators ------------------------------------------------------------------------------------
 
 

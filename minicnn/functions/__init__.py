@@ -12,6 +12,7 @@ from minicnn.functions import (
     arithmetic,
     comparison,
     elementwise,
+    in_place,  # noqa: F401  (attaches methods, has no functions)
     indexing,
     joining,
     moving,

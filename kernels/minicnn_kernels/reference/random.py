@@ -1,6 +1,6 @@
 """Random numbers from a counter: philox4x32-10.
 
-A number depends on (seed, offset, position) alone, so that back ends and thread counts cannot change it: element
+A number depends on (seed, offset, position) alone, so back ends and thread counts cannot change it: element
 i in logical C order uses word i % 4 of block offset + i // 4. The caller keeps the offset and adds
 `random_blocks(size)` to it after each call (`minicnn.random.Generator`).
 
@@ -20,7 +20,7 @@ _HALF = np.uint64(32)
 
 
 def philox(seed, offset, blocks):
-    """(blocks, 4) uint32: ten rounds with key `seed` (64 bits) on the counters offset, offset + 1, ... (64 bits)."""
+    """(blocks, 4) uint32: ten rounds on the counters offset, offset + 1, ...; both arguments of 64 bits."""
     counter = np.arange(blocks, dtype=np.uint64) + np.uint64(offset)
     c0, c1 = counter & _LOW, counter >> _HALF
     c2 = c3 = np.zeros_like(counter)
@@ -53,7 +53,7 @@ def random_uniform(shape, low, high, dtype, seed, offset):
 
 
 def random_normal(shape, mean, std, dtype, seed, offset):
-    """Normal by Box and Muller (1958): words 2j and 2j + 1 give elements 2j and 2j + 1. Computed in float64."""
+    """Normal by Box and Muller (1958): words 2j, 2j + 1 give elements 2j, 2j + 1. Computed in float64."""
     size = math.prod(shape)
     pairs = philox(seed, offset, random_blocks(size)).reshape(-1, 2)
     radius = np.sqrt(-2 * np.log((pairs[:, 0] + 1.0) * 2.0**-32))  # + 1: never the logarithm of 0

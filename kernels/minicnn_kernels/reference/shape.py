@@ -1,7 +1,7 @@
 """Moving, choosing and copying elements in plain NumPy: nothing here computes with their values.
 
 Results may be views where the name promises no copy (reshape, permute, broadcast_to, getitem). The
-`_backward` kernels send gradients back to the places that elements came from, adding up where one was used twice.
+`_backward` kernels send gradients back to where elements came from, adding up where one was used twice.
 """
 
 from __future__ import annotations
