@@ -58,6 +58,7 @@ class Function:
     """
 
     is_view: ClassVar[bool] = False  # the result may share memory with the first input
+    changes: ClassVar[tuple[int, ...]] = ()  # positions of inputs that forward writes in place
 
     needs_input_grad: tuple[bool, ...] = ()
     parents: tuple[Function | Tensor | None, ...] = ()
@@ -97,6 +98,9 @@ class Function:
         if _anomaly.enabled:
             _check_finite(data, node.name, scope.path(), "result")
 
+        for position in cls.changes:
+            if isinstance(inputs[position], Tensor):
+                inputs[position].mark_changed()
         result = Tensor(data)
         if cls.is_view and _overlap(data, arrays[0]):
             result._version = inputs[0]._version

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import minicnn_kernels as kernels
+from minicnn.function import Function
 from minicnn.functions.arithmetic import add, clamp, div, mul, sub
 from minicnn.grad_mode import is_grad_enabled, no_grad
 from minicnn.tensor import Tensor, tensor_method, unwrap_index
@@ -31,9 +32,31 @@ def _check(op: str, self: Tensor, value: Any = None) -> None:
         )
 
 
+class Overwrite(Function):
+    """target takes the values of source, broadcast and cast; the result is target's memory."""
+
+    is_view = True
+    changes = (0,)
+
+    def forward(self, target: Any, source: Any) -> Any:
+        kernels.of(target).copy_into(target, source)
+        return target
+
+
+class SetItem(Function):
+    """target[index] takes the values of source, broadcast and cast; the result is target's memory."""
+
+    is_view = True
+    changes = (0,)
+
+    def forward(self, target: Any, source: Any, *, index: Any) -> Any:
+        kernels.of(target).setitem(target, index, source)
+        return target
+
+
 def _overwrite(self: Tensor, value: Any) -> Tensor:
-    kernels.of(self.data).copy_into(self.data, value.data if isinstance(value, Tensor) else value)
-    self.mark_changed()
+    with no_grad():
+        Overwrite.apply(self, value)
     return self
 
 
@@ -73,9 +96,8 @@ def _zero_(self: Tensor) -> Tensor:
 def _setitem(self: Tensor, index: Any, value: Any) -> None:
     """self[index] = value, broadcasting and casting."""
     _check("__setitem__", self, value)
-    source = value.data if isinstance(value, Tensor) else value
-    kernels.of(self.data).setitem(self.data, unwrap_index(index), source)
-    self.mark_changed()
+    with no_grad():
+        SetItem.apply(self, value, index=unwrap_index(index))
 
 
 @tensor_method("add_")

@@ -28,17 +28,37 @@ __all__ = [
 
 
 class BatchNorm(Function):
-    """x (N, C, ...), weight and bias (C,) or None -> y; this batch's mean and 1 / sqrt(var + eps), (C,)."""
+    """x (N, C, ...), weight and bias (C,) or None -> y, with the statistics of this batch.
 
-    def forward(self, x: Any, weight: Any, bias: Any, *, eps: float) -> Any:
+    running_mean and running_var (C,), if given, move towards them by the share `momentum`, in place.
+    """
+
+    changes = (3, 4)
+
+    def forward(
+        self,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        running_mean: Any,
+        running_var: Any,
+        *,
+        eps: float,
+        momentum: float,
+    ) -> Any:
+        k = kernels.of(x)
         self.x, self.weight = x, weight
-        y, self.mean, self.inv_std = kernels.of(x).batch_norm_forward(x, weight, bias, eps)
-        return y, self.mean, self.inv_std
+        y, self.mean, self.inv_std = k.batch_norm_forward(x, weight, bias, eps)
+        if running_mean is not None:
+            count = math.prod(x.shape) // x.shape[1]
+            k.batch_norm_update(running_mean, running_var, self.mean, self.inv_std, eps, momentum, count)
+        return y
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
-        return kernels.of(grad).batch_norm_backward(
-            grad, self.x, self.weight, self.mean, self.inv_std, self.needs_input_grad
+        gradients = kernels.of(grad).batch_norm_backward(
+            grad, self.x, self.weight, self.mean, self.inv_std, self.needs_input_grad[:3]
         )
+        return (*gradients, None, None)
 
 
 class BatchNormInference(Function):
@@ -105,14 +125,9 @@ def batch_norm(
         )
     if count == 0:  # nothing to measure; weight and bias still belong to the tape
         return _affine(input, weight, bias)
-    y, mean, inv_std = BatchNorm.apply(input, weight, bias, eps=eps)
-    if running_mean is not None and running_var is not None:
-        kernels.of(input.data).batch_norm_update(
-            running_mean.data, running_var.data, mean.data, inv_std.data, eps, momentum, count
-        )
-        running_mean.mark_changed()
-        running_var.mark_changed()
-    return y
+    if running_mean is None or running_var is None:
+        running_mean = running_var = None
+    return BatchNorm.apply(input, weight, bias, running_mean, running_var, eps=eps, momentum=momentum)
 
 
 def instance_norm(
@@ -143,19 +158,14 @@ def instance_norm(
         raise fail(op, f"expected more than one position per image and channel, got shape {input.shape}")
     if input.numel() == 0:
         return _affine(input, weight, bias)
-    y, mean, inv_std = BatchNorm.apply(input.reshape(1, n * channels, *size), None, None, eps=eps)
-    if running_mean is not None and running_var is not None:
-        k = kernels.of(input.data)
-        old_mean, old_var = running_mean.data, running_var.data
-        each_mean, each_var = (
-            k.copy(k.reshape(k.broadcast_to(old, (n, channels)), (n * channels,)))
-            for old in (old_mean, old_var)
-        )
-        k.batch_norm_update(each_mean, each_var, mean.data, inv_std.data, eps, momentum, count)
-        for old, each in ((old_mean, each_mean), (old_var, each_var)):
-            k.copy_into(old, k.mean(k.reshape(each, (n, channels)), 0, False))
-        running_mean.mark_changed()
-        running_var.mark_changed()
+    images = input.reshape(1, n * channels, *size)
+    if running_mean is None or running_var is None:
+        y = BatchNorm.apply(images, None, None, None, None, eps=eps, momentum=momentum)
+    else:
+        each_mean, each_var = running_mean.detach().repeat(n), running_var.detach().repeat(n)
+        y = BatchNorm.apply(images, None, None, each_mean, each_var, eps=eps, momentum=momentum)
+        running_mean.copy_(each_mean.reshape(n, channels).mean(0))
+        running_var.copy_(each_var.reshape(n, channels).mean(0))
     return _affine(y.reshape(input.shape), weight, bias)
 
 

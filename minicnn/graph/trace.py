@@ -64,8 +64,8 @@ class _Tracer:
 
     def read(self, tensor: Tensor, how: str) -> None:
         value = self.values.get(id(tensor.data))
-        if value is None or value.kind != "result":
-            return  # reading a constant or a parameter does not depend on the sample
+        if value is None or value.kind not in ("input", "result"):
+            return  # a constant or a parameter does not depend on the sample
         raise TraceError(
             f"trace: {_line_of_caller()}: Python reads a computed value through Tensor.{how}, so the forward "
             f"pass depends on the data; compute with tensors (minicnn.where), or run it without tracing"
