@@ -6,9 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numba
+import numpy as np
 import pytest
+
+import minicnn_kernels as kernels
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -110,6 +115,26 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 """
     run(program, warm_folder[0])
+
+
+def test_the_number_of_threads_holds_in_every_python_thread():
+    cpu = kernels.backend("cpu")
+    seen = []
+
+    def work():
+        cpu.linear_backward_bias(np.ones((4, 4), np.float32))
+        seen.append(numba.get_num_threads())
+
+    before = kernels.get_threads()
+    try:
+        for count in (1, before):
+            kernels.set_threads(count)
+            worker = threading.Thread(target=work)
+            worker.start()
+            worker.join()
+        assert seen == [1, before]
+    finally:
+        kernels.set_threads(before)
 
 
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 _threads: int | None = None
+changes = 0  # calls of `set_threads` so far: Numba keeps a number for each Python thread, see cpu/compiler.py
 
 
 def available_cores() -> int:
@@ -35,7 +36,7 @@ def set_threads(n: int) -> None:
 
     Raises ValueError if `n` is not a positive integer or exceeds what Numba was started with.
     """
-    global _threads
+    global _threads, changes
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ValueError(f"set_threads: expected a positive integer, got {n!r}")
     limit = _numba_limit()
@@ -44,6 +45,7 @@ def set_threads(n: int) -> None:
             f"set_threads: {n} threads asked for, but at most {limit} can be had; raise NUMBA_NUM_THREADS"
         )
     _threads = n
+    changes += 1
     apply_threads()
 
 

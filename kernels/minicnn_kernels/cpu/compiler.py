@@ -26,6 +26,9 @@ from numba.core import event
 
 from minicnn_kernels import threads
 
+_config: Any = numba.config  # filled at run time, so type checkers do not know what is in it
+THREAD_SLOTS: int = _config.NUMBA_NUM_THREADS  # `get_thread_id()` is below this, whatever `set_threads` says
+
 # A multiply and the add that follows may become one fused instruction: it rounds less, and NaN,
 # infinities and signed zeros stay what they are. A reduction that must vectorize asks for REDUCTION.
 CONTRACT = frozenset({"contract"})
@@ -73,6 +76,8 @@ class _ParallelKernel:
     def __call__(self, *args: Any) -> Any:
         if _forked:
             return self._without_threads()(*args)
+        if _this_thread.changes_seen != threads.changes:
+            _use_chosen_threads()
         if _one_at_a_time is None:
             return self._call(*args)
         with _one_at_a_time:
@@ -89,12 +94,12 @@ class _ParallelKernel:
 def _compiled(function: Callable, folder: Path, **options: Any) -> Callable:
     """`numba.njit` with our defaults, cached in `folder`."""
     # Numba reads CACHE_DIR while it decorates; other packages of the process keep their own.
-    previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)
+    previous = _config.CACHE_DIR
+    _config.CACHE_DIR = str(folder)
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     finally:
-        numba.config.CACHE_DIR = previous
+        _config.CACHE_DIR = previous
 
 
 @functools.cache
@@ -104,7 +109,7 @@ def cache_folder() -> Path:
     MINICNN_CACHE_DIR, else NUMBA_CACHE_DIR, else `minicnn` under XDG_CACHE_HOME, else under ~/.cache; in the
     system's temporary folder when that cannot be written.
     """
-    chosen = os.environ.get("MINICNN_CACHE_DIR") or numba.config.CACHE_DIR
+    chosen = os.environ.get("MINICNN_CACHE_DIR") or _config.CACHE_DIR
     if chosen:
         folder = Path(chosen).expanduser()
     else:
@@ -209,11 +214,24 @@ def compiled() -> tuple[int, float]:
     return _progress.kernels, _progress.seconds
 
 
+class _ThisThread(threading.local):
+    changes_seen = -1
+
+
+def _use_chosen_threads() -> None:
+    """Numba's number of threads belongs to the Python thread that set it: repeat it in this one."""
+    numba.set_num_threads(min(threads.get_threads(), _config.NUMBA_NUM_THREADS))
+    _this_thread.changes_seen = threads.changes
+
+
 def _note_fork() -> None:
-    global _forked
+    global _forked, _one_at_a_time
     _forked = numba.threading_layer() == "omp"
+    if _one_at_a_time is not None:
+        _one_at_a_time = threading.Lock()  # a thread that the child does not have may hold the parent's
 
 
+_this_thread = _ThisThread()
 _progress = _Progress()
 _forked = False
 event.register("numba:compile", _progress)

@@ -11,13 +11,13 @@ import functools
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu import explicit, implicit
 from minicnn_kernels.cpu.blocks import LANES, WIDE, WIDE_ROWS, pack_weights, padded_columns
+from minicnn_kernels.cpu.compiler import THREAD_SLOTS
 from minicnn_kernels.cpu.explicit import col2im, im2col
 from minicnn_kernels.cpu.gemm import column_sums
 from minicnn_kernels.cpu.layout import address, channels_last, contiguous
@@ -301,4 +301,4 @@ def _roomy(pixels: np.ndarray) -> np.ndarray:
 def _scratch(floats: int) -> np.ndarray:
     """A buffer of at least `floats` for each thread, with room to read one vector past the end."""
     size = -(-(floats + LANES) // 16) * 16 if floats else 0
-    return memory.empty((numba.config.NUMBA_NUM_THREADS, size))
+    return memory.empty((THREAD_SLOTS, size))

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 from numba import get_thread_id, prange
 
 from minicnn_kernels import memory
 from minicnn_kernels.cpu.blocks import PACKED, WIDE, multiply, pack, transpose
-from minicnn_kernels.cpu.compiler import kernel
+from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.layout import address
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, load_float, store_float, zero_floats
 
@@ -50,7 +49,7 @@ def multiply_matrices(
     block_rows = -(-rows // row_blocks)
     column_blocks = max(1, min(-(-columns // WIDE), _TASKS // row_blocks))
     block_columns = -(-columns // (WIDE * column_blocks)) * WIDE
-    panels = memory.empty((numba.config.NUMBA_NUM_THREADS, depth * WIDE))
+    panels = memory.empty((THREAD_SLOTS, depth * WIDE))
     _multiply_blocks(
         address(a), a_row, a_column, address(_offsets(block_rows, a_row)), address(_ZERO_TAP),
         address(b), b_row, b_column, address(panels), address(bias), address(out), out_row,
