@@ -146,8 +146,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_weights_are_the_same(work, cap
     with monkeypatch.context() as patch:
         interrupt_after(patch, 8)
         line = error_of(capsys, [*work, "--output", "halved"], status=130)
-    assert line.startswith("minicnn: interrupted: ")
-    assert "epoch 2 of 2 after batch 2" in line
+    assert line.startswith("minicnn: interrupted in epoch 2 of 2 after batch 2; saved in ")
     assert line.endswith("minicnn train --resume --output halved")
     assert main(["train", "--resume", "--output", "halved", "--quiet"]) == 0
     whole, halved = (

@@ -30,17 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as error:
-        _say("interrupted", str(error) or "nothing was saved since the last checkpoint")
+        _say(str(error) or "interrupted")
         return 130
     except TrainingError as error:
         if options.traceback:
             raise
-        _say("error", _text(error))
+        _say(f"error: {_text(error)}")
         return 1
     except (ValueError, TypeError, IndexError, OSError, ImportError, MemoryError) as error:
         if options.traceback:
             raise
-        _say("error", _text(error))
+        _say(f"error: {_text(error)}")
         return 2
 
 
@@ -52,11 +52,11 @@ def _text(error: BaseException) -> str:
     return "; ".join([*parts, *getattr(error, "__notes__", ())])
 
 
-def _say(kind: str, text: str) -> None:
+def _say(text: str) -> None:
     """One line on stderr, whatever the message holds."""
     line = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    print(f"minicnn: {kind}: {line}", file=sys.stderr, flush=True)
+    print(f"minicnn: {line}", file=sys.stderr, flush=True)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _say("warning", str(message))
+    _say(f"warning: {message}")

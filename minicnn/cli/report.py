@@ -64,7 +64,10 @@ def report(
         print()
         if history.stopped:
             print(history.stopped)
-        print(f"{configuration['model']}: {parameters:,} parameters; {told}, {duration(seconds)} in all")
+        in_all = (
+            f", {duration(seconds)} in all" if seconds > result["training_seconds"] else ""
+        )  # not resumed
+        print(f"{configuration['model']}: {parameters:,} parameters; {told}{in_all}")
         print(f"test accuracy {evaluation.accuracy:.2%} of {evaluation.images:,} images")
 
     files = ["checkpoint.npz", "metrics.jsonl", "result.json"]

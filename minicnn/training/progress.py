@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ class Progress(Callback):
 
 
 class ProgressBar(Progress):
-    """A tqdm bar per epoch, which stays as the epoch's line when it is done."""
+    """A tqdm bar while an epoch runs, in whose place its line stays."""
 
     def __init__(self, tqdm: Any) -> None:
         super().__init__()
@@ -78,8 +79,9 @@ class ProgressBar(Progress):
                 desc=f"epoch {run.epoch + 1}/{run.epochs}",
                 total=len(run.loader),
                 initial=run.batch - 1,
-                bar_format="{desc} {percentage:3.0f}% {bar:24} {elapsed}<{remaining}{postfix}",
-                leave=True,
+                bar_format="{desc} {bar:10} {elapsed}<{remaining}{postfix}",  # fits into 80 columns
+                ncols=shutil.get_terminal_size().columns,  # tqdm itself shows nothing where that is unknown
+                leave=False,
             )
         text = f"loss {run.means.loss:.4f}"
         if run.means.accuracy is not None:
@@ -89,9 +91,8 @@ class ProgressBar(Progress):
         self.bar.update()
 
     def on_epoch(self, run: Run) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.summary(run), refresh=True)
         self.close()
+        super().on_epoch(run)
 
     def close(self) -> None:
         if self.bar is not None:
