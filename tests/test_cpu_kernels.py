@@ -80,6 +80,7 @@ def case(*names: str):
     return register
 
 
+@case("sigmoid_forward", "silu_forward", "tanh_forward")
 @case("relu_forward", "all_finite", "contiguous", "copy", "square", "exp", "neg", "round", "sign", "log")
 def one_array(draw):
     return (draw.array(draw.shape(), spoil=True),)
@@ -99,6 +100,34 @@ def leaky_relu(draw):
 @case("leaky_relu_backward")
 def leaky_relu_backward(draw):
     return *two_arrays(draw), draw.choose(0.01, 0.3)
+
+
+@case("sigmoid_backward", "silu_backward", "tanh_backward")
+def two_finite_arrays(draw):
+    shape = draw.shape()
+    return draw.array(shape), draw.array(shape)
+
+
+@case("gelu_forward")
+def gelu(draw):
+    return draw.array(draw.shape(), spoil=True), draw.choose("none", "tanh")
+
+
+@case("gelu_backward")
+def gelu_backward(draw):
+    return *two_finite_arrays(draw), draw.choose("none", "tanh")
+
+
+@case("softmax_forward", "log_softmax_forward")
+def softmax(draw):
+    shape = (*draw.shape(), draw.choose(1, 10, 67))
+    return draw.array(shape, spoil=True), draw.choose(-1, -1, 0)
+
+
+@case("softmax_backward", "log_softmax_backward")
+def softmax_backward(draw):
+    x, dim = softmax(draw)
+    return draw.array(x.shape), -np.abs(draw.array(x.shape)), dim
 
 
 @case("clamp")

@@ -15,7 +15,7 @@ from collections import deque
 import numpy as np
 
 ALIGNMENT = 64
-SMALL = 1 << 14  # bytes; below this malloc reuses memory without page faults
+SMALL = 1 << 16  # bytes; below this malloc reuses memory without page faults
 _MAX_RETAINED = 4 << 30  # bytes kept for reuse; more is given back to the system
 
 _free: dict[int, deque[np.ndarray]] = {}
@@ -113,13 +113,17 @@ def empty_like(x: np.ndarray, dtype=None) -> np.ndarray:
     if x.flags.c_contiguous:
         return empty(x.shape, dtype)
     order = memory_order(x)
-    inverse = np.argsort(order)
-    return empty(tuple(x.shape[axis] for axis in order), dtype).transpose(inverse)
+    return empty(tuple(x.shape[axis] for axis in order), dtype).transpose(inverse_order(order))
 
 
 def memory_order(x: np.ndarray) -> tuple[int, ...]:
     """Axes of `x` from the slowest to the fastest in memory; ties keep their order."""
     return tuple(sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis)))
+
+
+def inverse_order(order: tuple[int, ...]) -> list[int]:
+    """The permutation of axes that undoes `order`."""
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def retained_bytes() -> int:

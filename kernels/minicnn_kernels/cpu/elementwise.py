@@ -85,19 +85,20 @@ def _pooled(slow, ufunc):
 def _room_for(*operands):
     """Memory for a float32 result, shaped and ordered like the largest operand; None if that is not to be."""
     like = None
+    shapes = set()
     for x in operands:
         if isinstance(x, np.ndarray):
             if x.dtype != np.float32:
                 return None
+            shapes.add(x.shape)
             if like is None or x.size > like.size:
                 like = x
         elif type(x) not in (int, float, bool):  # NumPy's own scalars carry a type that promotes
             return None
     if like is None or like.nbytes < memory.SMALL:
         return None
-    for x in operands:
-        if isinstance(x, np.ndarray) and np.broadcast_shapes(x.shape, like.shape) != like.shape:
-            return None
+    if len(shapes) > 1 and np.broadcast_shapes(*shapes) != like.shape:
+        return None
     return memory.empty_like(like)
 
 

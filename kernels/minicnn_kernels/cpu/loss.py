@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import prange
 
 from minicnn_kernels import memory
+from minicnn_kernels.cpu.activation import log_softmax_row
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.layout import contiguous
+from minicnn_kernels.cpu.vector_math import exp
 
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
 
@@ -49,18 +49,8 @@ def _weights(weight, classes):
 def _forward(logits, target, weight, ignore_index, smoothing, loss, log_p):
     rows, classes = logits.shape
     for row in range(rows):
-        z, result = logits[row], log_p[row]
-        top = np.float32(-np.inf)
-        for c in range(classes):
-            top = max(top, z[c])
-        total = np.float32(0)
-        for c in range(classes):
-            result[c] = z[c] - top
-            total += math.exp(result[c])
-        log_total = math.log(total)
-        for c in range(classes):
-            result[c] -= log_total
-
+        result = log_p[row]
+        log_softmax_row(result, logits[row])
         label = target[row]
         loss[row] = 0
         if label == ignore_index:
@@ -106,7 +96,7 @@ def _backward(grad, log_p, target, weight, ignore_index, smoothing, dx):
             continue
         mass = np.float32(1 - smoothing) * weight[label]
         for c in range(classes):
-            result[c] = grad[row] * (math.exp(values[c]) * (total + mass) - even * weight[c])
+            result[c] = grad[row] * (exp(values[c]) * (total + mass) - even * weight[c])
         result[label] -= grad[row] * mass
 
 

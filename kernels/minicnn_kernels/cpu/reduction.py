@@ -82,7 +82,7 @@ def _sum(x, reduced):
         data = _sum_middle(data.reshape(outer, groups[last][0], inner))
         del groups[last]
     shape = [1 if axis in reduced else x.shape[axis] for axis in order]
-    return data.reshape(shape).transpose(np.argsort(order))
+    return data.reshape(shape).transpose(memory.inverse_order(order))
 
 
 def _sum_middle(x):

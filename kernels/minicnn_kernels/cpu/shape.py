@@ -61,5 +61,5 @@ def cat(arrays, dim):
     shape[dim] = sum(array.shape[dim] for array in arrays)
     order = memory.memory_order(arrays[0])
     dtype = np.result_type(*arrays)
-    result = memory.empty(tuple(shape[axis] for axis in order), dtype).transpose(np.argsort(order))
+    result = memory.empty(tuple(shape[axis] for axis in order), dtype).transpose(memory.inverse_order(order))
     return np.concatenate(arrays, axis=dim, out=result)
