@@ -172,7 +172,7 @@ def test_metrics_are_json_lines(tmp_path):
 
 def test_progress_is_one_line_per_epoch_away_from_a_terminal(capsys):
     trained(network(), progress=None, validation=loader())
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
     assert len(lines) == 3
     assert lines[0].startswith("epoch 1/3  loss 0.")
     assert "images/s" in lines[0]
@@ -184,16 +184,16 @@ def test_progress_bar_shows_loss_accuracy_and_speed(capsys):
     pytest.importorskip("tqdm")
     trained(network(), progress=True, epochs=1)
     shown = capsys.readouterr().err
-    drawn, _, line = shown.strip().rpartition("\r")
+    bar, _, line = shown.strip().rpartition("\r")
+    assert "epoch 1/1" in bar
     for part in ("epoch 1/1", "loss", "accuracy", "images/s"):
-        assert part in drawn
         assert part in line
 
 
 def test_progress_without_tqdm_is_lines(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     trained(network(), progress=True, epochs=1)
-    assert capsys.readouterr().err.startswith("epoch 1/1  loss")
+    assert "epoch 1/1  loss" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
