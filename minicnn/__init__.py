@@ -46,13 +46,13 @@ from minicnn_kernels import set_threads as set_num_threads
 __version__ = "0.1.0"
 
 _SUBMODULES = ("data", "graph", "models", "nn", "optim", "serialization", "testing", "training")
-_TRAINING = ("evaluate", "fit", "predict")  # imported with minicnn.training when first used
+_LAZY = {"compile": "graph", "evaluate": "training", "fit": "training", "predict": "training"}  # name: home
 
 __all__ = [
     *creation.__all__,
     *functions.__all__,
     *_SUBMODULES,
-    *_TRAINING,
+    *_LAZY,
     "Function",
     "Generator",
     "GradcheckError",
@@ -95,8 +95,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return import_module(f"minicnn.{name}")
-    if name in _TRAINING:
-        return getattr(import_module("minicnn.training"), name)
+    if name in _LAZY:
+        return getattr(import_module(f"minicnn.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'minicnn' has no attribute {name!r}")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import minicnn_kernels as kernels
+from minicnn import scope
 from minicnn.tensor import as_dtype, float32
 
 __all__ = [
@@ -80,16 +81,22 @@ class Generator:
             self._offset = (offset + blocks) % _WORD
             return self._seed, offset
 
+    def _draw(self, size: int) -> tuple[int, int]:
+        """`reserve` for numbers that leave as a plain array: a recorder hears of it, for no op makes them."""
+        if scope.watch.recorder is not None:
+            scope.watch.recorder.draw(size)
+        return self.reserve(size)
+
     def uniform(self, shape: Any, low: float = 0.0, high: float = 1.0, dtype: Any = float32) -> Any:
         """An array of numbers in [low, high)."""
         shape, dtype = _shape(shape), as_dtype(dtype)
-        seed, offset = self.reserve(math.prod(shape))
+        seed, offset = self._draw(math.prod(shape))
         return _kernels(dtype).random_uniform(shape, low, high, dtype, seed, offset)
 
     def normal(self, shape: Any, mean: float = 0.0, std: float = 1.0, dtype: Any = float32) -> Any:
         """An array of normally distributed numbers."""
         shape, dtype = _shape(shape), as_dtype(dtype)
-        seed, offset = self.reserve(math.prod(shape))
+        seed, offset = self._draw(math.prod(shape))
         return _kernels(dtype).random_normal(shape, mean, std, dtype, seed, offset)
 
     def integers(self, shape: Any, low: int, high: int) -> Any:
@@ -97,12 +104,12 @@ class Generator:
         if not 0 < high - low <= 1 << 32:
             raise ValueError(f"integers: expected 0 < high - low <= 2**32, got low={low}, high={high}")
         shape = _shape(shape)
-        seed, offset = self.reserve(math.prod(shape))
+        seed, offset = self._draw(math.prod(shape))
         return _kernels(float32).random_integers(shape, low, high, seed, offset)
 
     def permutation(self, n: int) -> Any:
         """The numbers 0 to n - 1 in random order, int64."""
-        seed, offset = self.reserve(n)
+        seed, offset = self._draw(n)
         return _kernels(float32).random_permutation(n, seed, offset)
 
     def __repr__(self) -> str:

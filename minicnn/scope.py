@@ -22,6 +22,12 @@ class Recorder(Protocol):
     def read(self, tensor: Any, how: str) -> None:
         """Python reads the values of `tensor` through the method `how`."""
 
+    def detach(self, tensor: Any, result: Any) -> None:
+        """`result` is `tensor` cut off from the tape."""
+
+    def draw(self, size: int) -> None:
+        """`size` random numbers are drawn outside of any op."""
+
 
 class _Recording(threading.local):
     recorder: Recorder | None = None

@@ -222,6 +222,8 @@ class Tensor:
         """The same memory, cut off from the tape."""
         result = Tensor(self._data)
         result._version = self._version
+        if scope.watch.recorder is not None:
+            scope.watch.recorder.detach(self, result)
         return result
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:

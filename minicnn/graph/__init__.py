@@ -1,8 +1,27 @@
 """The Graph: one forward pass recorded as plain data, and the passes over it."""
 
+from minicnn.graph.compiled import CompiledModule, CompileWarning, compile
 from minicnn.graph.cost import Cost, cost
 from minicnn.graph.draw import dot, svg
+from minicnn.graph.fuse import fuse
 from minicnn.graph.ir import Graph, Node, Value
-from minicnn.graph.trace import TraceError, trace
+from minicnn.graph.plan import Plan
+from minicnn.graph.trace import TraceError, record, trace
 
-__all__ = ["Cost", "Graph", "Node", "TraceError", "Value", "cost", "dot", "svg", "trace"]
+__all__ = [
+    "CompileWarning",
+    "CompiledModule",
+    "Cost",
+    "Graph",
+    "Node",
+    "Plan",
+    "TraceError",
+    "Value",
+    "compile",
+    "cost",
+    "dot",
+    "fuse",
+    "record",
+    "svg",
+    "trace",
+]

@@ -51,6 +51,7 @@ class Node:
 
     op: the Function class. inputs: Values, and None or numbers where the op was given those.
     outputs: the differentiable result first, then what else it gave. layer: dotted path of the module.
+    differentiated: whether gradients pass, which no_grad() and detach() prevent.
     """
 
     op: type
@@ -58,6 +59,7 @@ class Node:
     options: dict[str, Any]
     outputs: tuple[Value, ...]
     layer: str = ""
+    differentiated: bool = True
 
     @property
     def name(self) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from minicnn import scope
+from minicnn.function import Function
+from minicnn.grad_mode import is_grad_enabled
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.tensor import Tensor, as_tensor
 
@@ -26,6 +28,15 @@ _ENGINE = (
 
 class TraceError(RuntimeError):
     """The model cannot be recorded as a Graph; the message names the line."""
+
+
+class Detach(Function):
+    """The same memory, cut off from the tape."""
+
+    is_view = True
+
+    def forward(self, x: Any) -> Any:
+        return x
 
 
 class _Tracer:
@@ -60,7 +71,18 @@ class _Tracer:
         for result in results:
             outputs.append(self.define(result, f"%{self.results}", "result"))
             self.results += 1
-        self.nodes.append(Node(function, sources, dict(options), tuple(outputs), scope.path()))
+        node = Node(function, sources, dict(options), tuple(outputs), scope.path(), is_grad_enabled())
+        self.nodes.append(node)
+
+    def detach(self, tensor: Tensor, result: Tensor) -> None:
+        self.op(Detach, (tensor,), {}, (result,))
+        self.nodes[-1].differentiated = False
+
+    def draw(self, size: int) -> None:
+        raise TraceError(
+            f"trace: {_line_of_caller()}: random numbers drawn by the forward pass would be the same in "
+            f"every run; use dropout, pass them as an input, or run it without tracing"
+        )
 
     def read(self, tensor: Tensor, how: str) -> None:
         value = self.values.get(id(tensor.data))
@@ -86,8 +108,13 @@ def trace(model: Any, *inputs: Any) -> Graph:
     """The Graph of `model(*inputs)` in the model's present mode (train or eval).
 
     inputs: tensors or arrays, one for each argument of the model's forward. Raises TraceError if Python
-    code in the forward pass depends on computed values.
+    code in the forward pass depends on computed values, or draws random numbers outside of dropout.
     """
+    return record(model, *inputs)[0]
+
+
+def record(model: Any, *inputs: Any) -> tuple[Graph, Any]:
+    """`trace`, together with what the recorded run itself returned."""
     names: dict[int, tuple[str, str]] = {}
     if hasattr(model, "named_parameters"):
         for name, parameter in model.named_parameters():
@@ -103,4 +130,10 @@ def trace(model: Any, *inputs: Any) -> Graph:
     with scope.recording(tracer):
         outcome = model(*tensors)
     results = outcome if isinstance(outcome, (tuple, list)) else (outcome,)
-    return Graph(sources, [tracer.value(result) for result in results], tracer.nodes)
+    for result in results:
+        if not isinstance(result, Tensor):
+            raise TraceError(
+                f"trace: expected the model to return a tensor or several, got {type(result).__name__}"
+            )
+    graph = Graph(sources, [tracer.value(result) for result in results], tracer.nodes)
+    return graph, outcome

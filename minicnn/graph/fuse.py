@@ -1,0 +1,125 @@
+"""fuse: chains of ops that have one fused kernel become one node.
+
+A chain is fused only if nobody else reads what lies between its ops: no other op, not the caller, and if
+all of them pass gradients, or none does. What is fused: convolution, batch norm in training, a dense layer
+or an addition, each with ReLU and, after the first two, max-pooling behind it; and batch norm with given
+statistics into the convolution before it, where no gradient is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from minicnn.function import Function
+from minicnn.functions.activation import ReLU
+from minicnn.functions.arithmetic import Add
+from minicnn.functions.conv import Conv2d
+from minicnn.functions.fused import AddReLU, BatchNormBlock, ConvBlock, FoldedConvBlock, LinearReLU
+from minicnn.functions.linear import Linear
+from minicnn.functions.normalization import BatchNorm, BatchNormInference
+from minicnn.functions.pooling import MaxPool2d
+from minicnn.graph.ir import Graph, Node, Value
+
+_POSITIONS = 255  # of a pooling window: one byte says which one won, and 255 that ReLU killed it
+
+
+def fuse(graph: Graph) -> Graph:
+    """A Graph with the same inputs, outputs and results in which fusible chains are single nodes."""
+    readers = graph.consumers()
+    kept = set(graph.outputs)
+
+    def only_reader(node: Node) -> Node | None:
+        """The one op that reads the result of `node`, if nothing else does."""
+        if node.output in kept or len(node.outputs) > 1:
+            return None
+        following = readers.get(node.output, [])
+        if len(following) != 1 or following[0].differentiated != node.differentiated:
+            return None
+        return following[0] if following[0].values.count(node.output) == 1 else None
+
+    absorbed: set[int] = set()
+    replacement: dict[int, Node] = {}
+    for node in graph.nodes:
+        if id(node) in absorbed:
+            continue
+        chain = [node]
+        while (following := only_reader(chain[-1])) is not None:
+            chain.append(following)
+        fused, length = _fused(chain)
+        if length > 1:
+            absorbed.update(id(part) for part in chain[:length])
+            replacement[id(chain[length - 1])] = fused  # there everything that it reads is computed
+    nodes = [
+        replacement.get(id(node), node)
+        for node in graph.nodes
+        if id(node) in replacement or id(node) not in absorbed
+    ]
+    return Graph(graph.inputs, graph.outputs, nodes)
+
+
+def _fused(chain: list[Node]) -> tuple[Node, int]:
+    """The node for the longest fusible beginning of `chain`, and how many ops it stands for."""
+    head = chain[0]
+    if head.op is Conv2d:
+        return _conv_block(chain)
+    if head.op is BatchNorm:
+        relu, pool, length = _relu_and_pool(chain, 1)
+        if length > 1:
+            return _node(
+                chain[:length], BatchNormBlock, head.inputs, head.options | _tail(relu, pool)
+            ), length
+    if len(chain) > 1 and chain[1].op is ReLU:
+        if head.op is Linear:
+            return _node(chain[:2], LinearReLU, head.inputs, {}), 2
+        if head.op is Add and _same_shape(head):
+            return _node(chain[:2], AddReLU, head.inputs, {}), 2
+    return head, 1
+
+
+def _conv_block(chain: list[Node]) -> tuple[Node, int]:
+    head, norm = chain[0], chain[1] if len(chain) > 1 else None
+    folds = norm is not None and norm.op is BatchNormInference and not head.differentiated
+    relu, pool, length = _relu_and_pool(chain, 2 if folds else 1)
+    options = head.options | _tail(relu, pool)
+    if folds and norm is not None and norm.inputs[0] is head.output:
+        inputs = (*head.inputs, *norm.inputs[1:])
+        return _node(chain[:length], FoldedConvBlock, inputs, norm.options | options), length
+    return (_node(chain[:length], ConvBlock, head.inputs, options), length) if length > 1 else (head, 1)
+
+
+def _relu_and_pool(chain: list[Node], start: int) -> tuple[bool, Any, int]:
+    """Whether ReLU, and which pooling, follow in `chain` from `start` on; and where they end."""
+    relu, pool = False, None
+    if len(chain) > start and chain[start].op is ReLU:
+        relu, start = True, start + 1
+    if len(chain) > start and chain[start].op is MaxPool2d:
+        pool = _plain_pool(chain[start].options)
+        start += pool is not None
+    return relu, pool, start
+
+
+def _plain_pool(options: dict[str, Any]) -> Any:
+    """(kernel_size, stride) of a pooling without padding, dilation, ceil mode or indices; else None."""
+    kh, kw = options["kernel_size"]
+    plain = (
+        options["padding"] == (0, 0)
+        and options["dilation"] == (1, 1)
+        and not options["ceil_mode"]
+        and not options["return_indices"]
+        and kh * kw <= _POSITIONS
+    )
+    return (options["kernel_size"], options["stride"]) if plain else None
+
+
+def _tail(relu: bool, pool: Any) -> dict[str, Any]:
+    return {"relu": relu, "pool": pool}
+
+
+def _same_shape(node: Node) -> bool:
+    a, b = node.inputs
+    return isinstance(a, Value) and isinstance(b, Value) and (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def _node(chain: list[Node], op: type[Function], inputs: tuple, options: dict[str, Any]) -> Node:
+    return replace(chain[0], op=op, inputs=inputs, options=options, outputs=chain[-1].outputs)

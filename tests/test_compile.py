@@ -1,0 +1,247 @@
+"""compile: the same results, gradients and state as running module by module, whatever changes in between."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+
+import minicnn
+import minicnn_kernels as kernels
+from minicnn import graph, models, nn, optim
+from minicnn.nn import functional as F
+
+SHAPES = {
+    name: (2, 3, 32, 32) if name not in ("lenet-300-100", "lenet-5") else (2, 1, 28, 28)
+    for name in models.MODELS
+}
+
+
+def make(name: str) -> nn.Module:
+    minicnn.manual_seed(1)
+    _, channels, size, _ = SHAPES[name]
+    return models.create(name, in_channels=channels, image_size=size, num_classes=10)
+
+
+def images(name: str, n: int = 2, seed: int = 0) -> minicnn.Tensor:
+    values = np.random.default_rng(seed).standard_normal((n, *SHAPES[name][1:]))
+    return minicnn.tensor(values.astype(np.float32))
+
+
+def step(run, model: nn.Module, x: minicnn.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Output and gradients of one training step, with the random numbers of seed 3."""
+    minicnn.manual_seed(3)
+    model.zero_grad()
+    output = run(x)
+    F.cross_entropy(output, minicnn.tensor(np.arange(len(x)) % 10)).backward()
+    return output.detach().numpy(), {name: p.grad.numpy() for name, p in model.named_parameters()}
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * max(0.1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_training_step_equals_the_uncompiled_one(name: str) -> None:
+    plain = make(name)
+    model = copy.deepcopy(plain)
+    compiled = minicnn.compile(model)
+    step(compiled, model, images(name))  # recorded, not yet compiled
+    step(plain, plain, images(name))
+    output, gradients = step(compiled, model, images(name, seed=1))
+    expected, expected_gradients = step(plain, plain, images(name, seed=1))
+    assert_close(output, expected)
+    for key, gradient in gradients.items():
+        assert_close(gradient, expected_gradients[key])
+    for (key, buffer), other in zip(model.named_buffers(), plain.buffers(), strict=True):
+        assert_close(buffer.numpy(), other.numpy()), key
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_evaluation_equals_the_uncompiled_one(name: str) -> None:
+    model = make(name)
+    step(model, model, images(name))  # so that running statistics are not their initial values
+    model.eval()
+    compiled = minicnn.compile(model)
+    with minicnn.no_grad():
+        for seed in (0, 1):
+            x = images(name, seed=seed)
+            assert_close(compiled(x).numpy(), model(x).numpy())
+
+
+def test_plans_are_fused() -> None:
+    model = make("resnet-20")
+    compiled = minicnn.compile(model)
+    compiled(images("resnet-20"))
+    compiled.eval()
+    with minicnn.no_grad():
+        compiled(images("resnet-20"))
+    training, evaluation = ([node.name for node in plan.graph.nodes] for plan in compiled.plans())
+    assert training.count("BatchNormBlock") == 10
+    assert training.count("AddReLU") == evaluation.count("AddReLU") == 9
+    assert evaluation.count("FoldedConvBlock") == 19
+    assert "ReLU" not in training + evaluation
+
+
+def test_other_batches_modes_and_parameters_get_right_answers_on_poisoned_memory() -> None:
+    name = "deep"
+    model = make(name)
+    compiled = minicnn.compile(model)
+    previous = kernels.memory.poison(True)
+    try:
+        for n in (4, 1, 4, 3, 4):
+            compiled.train(n != 1)
+            if n == 3:
+                first = next(iter(model.parameters()))
+                with minicnn.no_grad():
+                    first.mul_(2)
+            with minicnn.no_grad():
+                x = images(name, n)
+                buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
+                got = compiled(x).numpy()
+                for key, buffer in model.named_buffers():
+                    buffer.copy_(buffers[key])
+                minicnn.manual_seed(0)
+                assert_close(got, model(x).numpy())
+    finally:
+        kernels.memory.poison(previous)
+
+
+def test_replaced_parameters_and_layers_are_seen() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 3))
+    compiled = minicnn.compile(model)
+    x = minicnn.randn(2, 1, 8, 8)
+    compiled(x)
+    model[0].weight = nn.Parameter(minicnn.randn(4, 1, 3, 3))
+    assert_close(compiled(x).detach().numpy(), model(x).detach().numpy())
+    model[3] = nn.Linear(4 * 6 * 6, 5)
+    assert compiled(x).shape == (2, 5)
+    assert_close(compiled(x).detach().numpy(), model(x).detach().numpy())
+
+
+def test_changed_options_of_layers_are_seen() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))
+    compiled = minicnn.compile(model)
+    x = minicnn.ones(4, 8)
+    compiled(x)
+    model[1].p = 0.0
+    assert_close(compiled(x).detach().numpy(), model(x).detach().numpy())
+
+
+class Branches(nn.Module):
+    """Two inputs, a residual connection and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x, y):
+        first = self.a(x).relu()
+        second = (self.norm(self.b(first)) + first).relu()
+        joined = minicnn.cat([second, y], 1)
+        return F.max_pool2d(joined, 2), first
+
+
+def test_two_inputs_residual_concatenation_and_two_results() -> None:
+    model = Branches()
+    compiled = minicnn.compile(model)
+    x, y = minicnn.randn(2, 2, 6, 6), minicnn.randn(2, 3, 6, 6)
+    for _ in range(2):
+        pooled, first = compiled(x, y)
+        assert isinstance(compiled(x, y), tuple)
+        expected = model(x, y)
+        assert_close(pooled.detach().numpy(), expected[0].detach().numpy())
+        assert_close(first.detach().numpy(), expected[1].detach().numpy())
+
+
+def test_detached_and_unrecorded_parts_stay_so() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            with minicnn.no_grad():
+                frozen = self.a(x)
+            return self.b(x).detach() * self.b(x) + frozen
+
+    model = Partly()
+    compiled = minicnn.compile(model)
+    x = minicnn.randn(2, 3)
+    gradients = []
+    for run in (compiled, compiled, model):
+        model.zero_grad()
+        run(x).sum().backward()
+        assert model.a.weight.grad is None
+        gradients.append(model.b.weight.grad.numpy().copy())
+    np.testing.assert_array_equal(gradients[1], gradients[2])
+
+
+def test_a_forward_that_looks_at_values_runs_uncompiled_and_says_so_once() -> None:
+    class Peeks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            x = self.norm(x)
+            return x * 2 if x.sum() > 1e9 else x
+
+    model, plain = Peeks(), Peeks()
+    compiled = minicnn.compile(model)
+    x = minicnn.randn(4, 3)
+    with pytest.warns(graph.CompileWarning, match=r"test_compile.py, line \d+"):
+        compiled(x)
+    plain(x)
+    np.testing.assert_array_equal(model.norm.running_mean.numpy(), plain.norm.running_mean.numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled(x)
+
+
+def test_random_numbers_drawn_in_forward_are_not_frozen() -> None:
+    class Noise(nn.Module):
+        def forward(self, x):
+            return x + minicnn.randn(3)
+
+    compiled = minicnn.compile(Noise())
+    with pytest.warns(graph.CompileWarning, match="random numbers"):
+        first = compiled(minicnn.zeros(3))
+    assert not np.array_equal(first.numpy(), compiled(minicnn.zeros(3)).numpy())
+
+
+def test_forward_hooks_run() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    compiled = minicnn.compile(model)
+    compiled(minicnn.ones(1, 2))
+    seen = []
+    handle = model[0].register_forward_hook(lambda module, inputs, result: seen.append(result.shape))
+    compiled(minicnn.ones(1, 2))
+    handle.remove()
+    compiled(minicnn.ones(1, 2))
+    assert seen == [(1, 2)]
+
+
+def test_training_a_compiled_model_is_bit_identical_over_thread_counts() -> None:
+    weights = []
+    previous = kernels.get_threads()
+    for threads in (1, min(2, kernels.threads.available_cores())):
+        kernels.set_threads(threads)
+        model = make("deep")
+        compiled = minicnn.compile(model)
+        optimizer = optim.SGD(compiled.parameters(), lr=0.1, momentum=0.9)
+        for seed in range(3):
+            step(compiled, model, images("deep", 4, seed))
+            optimizer.step()
+        weights.append([p.detach().numpy().copy() for p in model.parameters()])
+    kernels.set_threads(previous)
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_compile_refuses_what_is_no_module() -> None:
+    with pytest.raises(TypeError, match=r"compile: expected a minicnn\.nn\.Module, got function"):
+        minicnn.compile(F.relu)
