@@ -9,6 +9,7 @@ the arithmetic of convolutions and matrix products happens.
 # ruff: noqa: F403, I001  (the reference first: what follows overrides it)
 from minicnn_kernels.reference import *
 from minicnn_kernels.cpu.activation import *
+from minicnn_kernels.cpu.block import *
 from minicnn_kernels.cpu.conv import *
 from minicnn_kernels.cpu.elementwise import *
 from minicnn_kernels.cpu.linear import *

@@ -39,6 +39,7 @@ _TASKS = 16
 _PIXELS_PER_TASK = 256
 _PIXELS_PER_PART = 512
 _PIXELS_PER_BLOCK = 128  # of the weight's gradient: 64 and 256 are 1.1 times as slow
+_PIXELS_PER_STRIP = 128  # that are convolved before they are pooled
 _SCRATCH_BYTES = 1 << 20  # half of a 2 MiB second-level cache; weights and results need the rest
 
 
@@ -50,11 +51,11 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
         return y
     outputs = weight.shape[0]
     bias = np.zeros(outputs, np.float32) if bias is None else contiguous(bias)
-    images, taps = channels_last(x), _taps_first(weight)
+    images, taps = channels_last(x), taps_first(weight)
     if algorithm("conv2d") == "explicit":
         explicit.forward(images, taps, bias, y, stride, padding, dilation, groups)
     else:
-        _convolve(images, taps, bias, y, stride, padding, dilation, groups, transposed=False)
+        convolve(images, taps, bias, y, stride, padding, dilation, groups)
     return y
 
 
@@ -66,14 +67,14 @@ def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, 
     if grad.size == 0:
         dx.fill(0)
         return dx
-    grad, taps = channels_last(grad), _taps_first(weight)
+    grad, taps = channels_last(grad), taps_first(weight)
     if algorithm("conv2d") == "explicit":
         explicit.backward_input(grad, taps, dx, stride, padding, dilation, groups)
     elif tuple(stride) == (1, 1):
         # Each pixel gathers from the windows it was in: a convolution with the kernel turned around.
         margin = tuple(d * (k - 1) - p for d, k, p in zip(dilation, taps.shape[:2], padding, strict=True))
         nothing = np.zeros(input_shape[1], np.float32)
-        _convolve(grad, taps, nothing, dx, stride, margin, dilation, groups, transposed=True)
+        convolve(grad, taps, nothing, dx, stride, margin, dilation, groups, transposed=True)
     else:
         _scatter(grad, taps, dx, stride, padding, dilation, groups)
     return dx
@@ -103,7 +104,7 @@ def conv2d_backward_bias(grad):
     return column_sums(channels_last(grad).reshape(math.prod(grad.shape) // max(outputs, 1), outputs))
 
 
-def _taps_first(weight: np.ndarray) -> np.ndarray:
+def taps_first(weight: np.ndarray) -> np.ndarray:
     """Weights (O, C, kh, kw) as (kh, kw, C, O), C-contiguous: a view for weights that live in that order."""
     return contiguous(weight.transpose(2, 3, 1, 0))
 
@@ -120,7 +121,9 @@ class _Windows(NamedTuple):
 
 
 @functools.lru_cache(maxsize=512)
-def _windows(size, out_size, channels, kernel, stride, margin, dilation, groups, images, copied) -> _Windows:
+def find_windows(
+    size, out_size, channels, kernel, stride, margin, dilation, groups, images, copied
+) -> _Windows:
     (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
     direct = margin == (0, 0) and not copied
     if direct:
@@ -145,17 +148,25 @@ def _table(offsets: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(offsets.reshape(-1), np.int64)
 
 
-def _convolve(x, taps, bias, y, stride, margin, dilation, groups, *, transposed) -> None:
+def convolve(
+    x, taps, bias, y, stride, margin, dilation, groups, *, transposed=False, relu=False, winners=None
+) -> None:
     """y = bias + x * taps for images (N, H, W, C), `margin` zeros around them; y (N, O, H', W').
 
-    transposed: taps (kh, kw, C, O) are turned around and O becomes the input's channels.
+    transposed: taps (kh, kw, C, O) are turned around and O becomes the input's channels. relu: y = max(y, 0).
+    winners (N, H' // 2, W' // 2, O): y is 2x2 max pooled, and this says which pixels won.
     """
     n, height, width, channels = x.shape
     kh, kw = taps.shape[:2]
-    _, out_channels, out_height, out_width = y.shape
+    out_channels = y.shape[1]
+    out_height, out_width = y.shape[2:]
+    pool = winners is not None
+    if pool:
+        out_height, out_width = conv_output_size((height, width), (kh, kw), stride, margin, dilation)
     out_group = out_channels // groups
     depthwise = channels == groups == out_channels and groups > 1
     row_step = stride[0]
+    step_rows = 2 if pool else 1  # rows that stay together
     window_rows = (kh - 1) * dilation[0] + 1
     out_pixels = out_height * out_width
 
@@ -169,12 +180,12 @@ def _convolve(x, taps, bias, y, stride, margin, dilation, groups, *, transposed)
         bands = max(
             min(_TASKS // blocks, out_pixels // _PIXELS_PER_TASK), row_bytes * out_height // _SCRATCH_BYTES
         )
-        bands = min(max(bands, 1), out_height)
+        bands = min(max(bands, 1), out_height // step_rows)
     if blocks * bands < _TASKS // 2 and groups == 1:
         column_blocks = min(-(-out_group // WIDE), _TASKS // 2 // (blocks * bands))
     block_columns, column_blocks = _split(out_group, column_blocks)
 
-    windows = _windows(
+    windows = find_windows(
         (height, width), (out_height, out_width), channels, (kh, kw), tuple(stride), tuple(margin),
         tuple(dilation), groups, images, depthwise,
     )  # fmt: skip
@@ -186,14 +197,20 @@ def _convolve(x, taps, bias, y, stride, margin, dilation, groups, *, transposed)
         weight = pack_weights(taps, groups, transposed)
     band_rows = windows.padded_height
     if bands > 1:
-        band_rows = (-(-out_height // bands) - 1) * row_step + window_rows
-    scratch = _scratch(0 if windows.direct else images * band_rows * windows.pitch * channels)
+        band_rows = (-(-(out_height // step_rows) // bands) * step_rows - 1) * row_step + window_rows
+    copied = 0 if windows.direct else images * band_rows * windows.pitch * channels
+    strip_rows = out_height
+    if pool and images == 1:
+        strip_rows = max(1, _PIXELS_PER_STRIP // (2 * out_width)) * 2
+    pooled = images * min(strip_rows, out_height) * out_width * out_channels if pool else 0
+    scratch = scratch_buffers(copied + pooled)
     implicit.convolve(
-        address(x), address(weight), address(bias), address(y), address(scratch), scratch.shape[1],
+        address(x), address(weight), address(bias), address(y), address(winners) if pool else 0,
+        address(scratch), scratch.shape[1],
         address(windows.pixel_offsets), address(windows.tap_offsets), windows.tap_offsets.size, windows.run,
         depthwise, n, height, width, channels, out_height, out_width, out_channels, groups,
         margin[0], margin[1], windows.padded_height, windows.pitch, row_step, window_rows, windows.direct,
-        images, bands, column_blocks, block_columns,
+        images, bands, strip_rows, column_blocks, block_columns, relu, pool, copied,
     )  # fmt: skip
 
 
@@ -216,7 +233,7 @@ def _scatter(grad, taps, dx, stride, padding, dilation, groups) -> None:
     block_columns, column_blocks = _split(in_group, column_blocks)
     row_offsets = np.arange(out_width) * out_channels
     zero_tap = np.zeros(1, np.int64)
-    scratch = _scratch(padded_height * pitch * channels)
+    scratch = scratch_buffers(padded_height * pitch * channels)
     implicit.scatter(
         address(grad), address(weight), address(dx), address(scratch), scratch.shape[1],
         address(row_offsets), address(zero_tap), depthwise, n, height, width, channels,
@@ -241,11 +258,11 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
     images = max(1, min(_PIXELS_PER_TASK // out_pixels, n // tasks))
     rows_per_block = max(1, _PIXELS_PER_BLOCK // out_width)
 
-    windows = _windows(
+    windows = find_windows(
         (height, width), (out_height, out_width), channels, (kh, kw), tuple(stride), tuple(padding),
         tuple(dilation), groups, images, depthwise,
     )  # fmt: skip
-    row_offsets, row_starts = _transposed_tables(
+    row_offsets, row_starts = transposed_tables(
         windows.padded_height, windows.pitch, channels, in_group, (kh, kw), tuple(dilation),
         stride[0], out_height, images, depthwise,
     )  # fmt: skip
@@ -255,7 +272,7 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
         grad = _roomy(grad)
     elif not few:
         copied += rows_per_block * out_width * padded_columns(block_columns)
-    scratch = _scratch(copied)
+    scratch = scratch_buffers(copied)
     partial = memory.empty((tasks, dw.size)) if tasks > 1 else dw
     implicit.weight_gradient(
         address(grad), address(x), address(partial), address(scratch), scratch.shape[1],
@@ -269,7 +286,7 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
 
 
 @functools.lru_cache(maxsize=512)
-def _transposed_tables(
+def transposed_tables(
     padded_height, pitch, channels, in_group, kernel, dilation, row_step, out_height, images, depthwise
 ) -> tuple[np.ndarray, np.ndarray]:
     """For the transposed im2col matrix: offsets of its rows (tap, channel), and of the pixel rows in k."""
@@ -298,7 +315,7 @@ def _roomy(pixels: np.ndarray) -> np.ndarray:
     return roomy
 
 
-def _scratch(floats: int) -> np.ndarray:
+def scratch_buffers(floats: int) -> np.ndarray:
     """A buffer of at least `floats` for each thread, with room to read one vector past the end."""
     size = -(-(floats + LANES) // 16) * 16 if floats else 0
     return memory.empty((THREAD_SLOTS, size))

@@ -14,6 +14,7 @@ from numba import get_thread_id, prange
 
 from minicnn_kernels.cpu.blocks import INT_BYTES, PACKED, multiply, multiply_channels, pack, padded_columns
 from minicnn_kernels.cpu.compiler import kernel
+from minicnn_kernels.cpu.finish import pool_rows, relu_pixels
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, load_float, store_float, zero_floats
 
 
@@ -41,13 +42,19 @@ def _pad_rows(image, height, width, channels, first_row, rows, top, left, pitch,
 
 @kernel(parallel=True)
 def convolve(
-    x, weight, bias, y, scratch, scratch_size, row_offsets, taps, tap_count, run, depthwise,
+    x, weight, bias, y, winners, scratch, scratch_size, row_offsets, taps, tap_count, run, depthwise,
     images, height, width, channels, out_height, out_width, out_channels, groups,
     top, left, padded_height, pitch, row_step, window_rows, direct,
-    images_per_task, bands, column_blocks, block_columns,
+    images_per_task, bands, strip_rows, column_blocks, block_columns, relu, pool, pool_offset,
 ):  # fmt: skip
-    """y = bias + x * weight. A task: a few images, or a band of rows of one, times a block of channels."""
+    """y = bias + x * weight. A task: a few images, or a band of rows of one, times a block of channels.
+
+    relu: y = max(y, 0). pool: a strip of rows is convolved into the scratch, from pool_offset on, and y and
+    winners get its 2x2 maxima. A task of several images has one strip.
+    """
     blocks = (images + images_per_task - 1) // images_per_task
+    window = 2 if pool else 1
+    windows = out_height // window
     depth = tap_count * run
     in_group, out_group = channels // groups, out_channels // groups
     panel_size = padded_columns(out_group) * depth
@@ -57,11 +64,12 @@ def convolve(
         band = index // column_blocks % bands
         first = index // column_blocks // bands * images_per_task
         count = min(images_per_task, images - first)
-        top_row, end_row = out_height * band // bands, out_height * (band + 1) // bands
+        top_row, end_row = windows * band // bands * window, windows * (band + 1) // bands * window
+        buffer = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
         if direct:
             base = x + FLOAT_BYTES * first * height * width * channels
         else:
-            base = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
+            base = buffer
             rows = padded_height if bands == 1 else (end_row - top_row - 1) * row_step + window_rows
             for i in range(count):
                 _pad_rows(
@@ -70,22 +78,40 @@ def convolve(
                     base + FLOAT_BYTES * i * rows * pitch * channels,
                 )  # fmt: skip
             base -= FLOAT_BYTES * top_row * row_step * pitch * channels
-        pixels = (count - 1) * out_height * out_width + (end_row - top_row) * out_width
-        offsets = row_offsets + INT_BYTES * top_row * out_width
-        target = y + FLOAT_BYTES * (first * out_height + top_row) * out_width * out_channels
-        if depthwise:
-            multiply_channels(
-                base, offsets, pixels, taps, tap_count, run, 1, weight, padded_columns(channels), channels,
-                bias, 0, target, out_channels,
-            )  # fmt: skip
-        else:
-            for g in range(groups):
-                multiply(
-                    base + FLOAT_BYTES * g * in_group, offsets, pixels, taps, tap_count, run, 1,
-                    weight + FLOAT_BYTES * (g * panel_size + column * depth), PACKED,
-                    min(block_columns, out_group - column), bias + FLOAT_BYTES * (g * out_group + column), 0,
-                    target + FLOAT_BYTES * (g * out_group + column), out_channels,
+        columns = out_channels if column_blocks == 1 else min(block_columns, out_channels - column)
+        for start in range(top_row, end_row, strip_rows):
+            rows = min(strip_rows, end_row - start)
+            pixels = ((count - 1) * out_height + rows) * out_width
+            offsets = row_offsets + INT_BYTES * start * out_width
+            if pool:
+                target = buffer + FLOAT_BYTES * pool_offset
+            else:
+                target = y + FLOAT_BYTES * (first * out_height + start) * out_width * out_channels
+            if depthwise:
+                multiply_channels(
+                    base, offsets, pixels, taps, tap_count, run, 1, weight, padded_columns(channels),
+                    channels, bias, 0, target, out_channels,
                 )  # fmt: skip
+            else:
+                for g in range(groups):
+                    multiply(
+                        base + FLOAT_BYTES * g * in_group, offsets, pixels, taps, tap_count, run, 1,
+                        weight + FLOAT_BYTES * (g * panel_size + column * depth), PACKED,
+                        min(block_columns, out_group - column),
+                        bias + FLOAT_BYTES * (g * out_group + column), 0,
+                        target + FLOAT_BYTES * (g * out_group + column), out_channels,
+                    )  # fmt: skip
+            target += FLOAT_BYTES * column
+            if pool:
+                for i in range(count):
+                    row = (first + i) * windows + start // window
+                    place = row * (out_width // window) * out_channels + column
+                    pool_rows(
+                        target + FLOAT_BYTES * i * out_height * out_width * out_channels, rows // window,
+                        out_width, out_channels, columns, relu, y + FLOAT_BYTES * place, winners + place,
+                    )  # fmt: skip
+            elif relu:
+                relu_pixels(target, pixels, out_channels, columns)
 
 
 @kernel(parallel=True)

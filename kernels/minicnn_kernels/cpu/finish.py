@@ -1,0 +1,90 @@
+"""What follows a convolution while its result lies in cache: ReLU and 2x2 max pooling, and the way back.
+
+Loops over a pixel's channels, called inside the tasks of `implicit.py` and `block_loops.py`. Pixels are rows
+of `stride` floats, of which `columns` are treated. All arguments are integers: sizes, or addresses of float32
+and, for winners, of uint8. What winners are is said in `reference/block.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, types
+from numba.extending import intrinsic
+
+from minicnn_kernels.cpu.compiler import kernel
+from minicnn_kernels.cpu.microkernel import FLOAT_BYTES
+from minicnn_kernels.reference.block import DEAD
+
+_DEAD = np.uint8(DEAD)
+
+
+def _pointer_to(dtype):
+    @intrinsic
+    def pointer(typingctx, address):
+        pointer_type = types.CPointer(dtype)
+
+        def codegen(context, builder, signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(pointer_type))
+
+        return pointer_type(types.intp), codegen
+
+    return pointer
+
+
+_float_pointer = _pointer_to(types.float32)
+_byte_pointer = _pointer_to(types.uint8)
+
+
+@kernel
+def floats(address, count):
+    """`count` floats at an address, as an array: LLVM vectorizes loops over arrays."""
+    return carray(_float_pointer(address), (count,))
+
+
+@kernel
+def _bytes(address, count):
+    return carray(_byte_pointer(address), (count,))
+
+
+@kernel
+def relu_pixels(pixels, count, stride, columns):
+    """max(x, 0) in place; NaN stays NaN."""
+    if columns == stride:  # one long row
+        count, columns = 1, count * columns
+    for p in range(count):
+        values = floats(pixels + FLOAT_BYTES * p * stride, columns)
+        for c in range(columns):
+            value = values[c]
+            values[c] = np.float32(0) if value <= 0 else value
+
+
+@kernel
+def pool_rows(pixels, rows, width, stride, columns, relu, y, winners):
+    """2 `rows` rows of `width` pixels -> `rows` rows of `width` // 2 maxima in y, and who won, in winners."""
+    pairs = width // 2
+    for i in range(rows):
+        for j in range(pairs):
+            first = pixels + FLOAT_BYTES * (2 * i * width + 2 * j) * stride
+            below = first + FLOAT_BYTES * width * stride
+            place = (i * pairs + j) * stride
+            _pool_window(
+                floats(first, columns), floats(first + FLOAT_BYTES * stride, columns),
+                floats(below, columns), floats(below + FLOAT_BYTES * stride, columns), relu,
+                floats(y + FLOAT_BYTES * place, columns), _bytes(winners + place, columns),
+            )  # fmt: skip
+
+
+@kernel
+def _pool_window(a, b, c, d, relu, y, winners):
+    for i in range(y.size):
+        top, winner = a[i], np.uint8(0)
+        # Unordered comparisons: NaN beats every number, and nothing beats NaN.
+        wins = (not b[i] <= top) & (top == top)
+        top, winner = b[i] if wins else top, np.uint8(1) if wins else winner
+        wins = (not c[i] <= top) & (top == top)
+        top, winner = c[i] if wins else top, np.uint8(2) if wins else winner
+        wins = (not d[i] <= top) & (top == top)
+        top, winner = d[i] if wins else top, np.uint8(3) if wins else winner
+        dead = relu & (top <= 0)
+        y[i] = np.float32(0) if dead else top
+        winners[i] = _DEAD if dead else winner
