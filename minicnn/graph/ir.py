@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minicnn.function import Function
 from minicnn.tensor import Tensor
 
 Kind = Literal["input", "parameter", "buffer", "constant", "result"]
@@ -54,7 +55,7 @@ class Node:
     differentiated: whether gradients pass, which no_grad() and detach() prevent.
     """
 
-    op: type
+    op: type[Function]
     inputs: tuple[Value | Any, ...]
     options: dict[str, Any]
     outputs: tuple[Value, ...]

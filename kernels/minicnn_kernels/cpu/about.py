@@ -17,6 +17,6 @@ def about() -> dict[str, Any]:
         "processor": binding.get_host_cpu_name(),
         "vector_bits": 32 * vector_lanes(),
         "threading_layer": numba.threading_layer(),
-        "thread_limit": numba.config.NUMBA_NUM_THREADS,
+        "thread_limit": numba.config.NUMBA_NUM_THREADS,  # type: ignore[attr-defined]  # set when imported
         "cache": str(cache_folder()),
     }
