@@ -6,21 +6,30 @@ share or its gradient is no plain gather, the separate kernels of this back end 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu.activation import relu_backward, relu_forward
+from minicnn_kernels.cpu.block_loops import block_gradients
+from minicnn_kernels.cpu.blocks import WIDE_ROWS, pack_weights, padded_columns
 from minicnn_kernels.cpu.conv import (
+    PIXELS_PER_BLOCK,
     conv2d_backward_bias,
     conv2d_backward_input,
     conv2d_backward_weight,
     conv2d_forward,
     convolve,
+    find_windows,
+    scratch_buffers,
     taps_first,
+    transposed_tables,
 )
 from minicnn_kernels.cpu.elementwise import add
-from minicnn_kernels.cpu.layout import channels_last, contiguous
+from minicnn_kernels.cpu.implicit import add_parts
+from minicnn_kernels.cpu.layout import address, channels_last, contiguous
 from minicnn_kernels.cpu.linear import linear_forward
 from minicnn_kernels.cpu.normalization import batch_norm_backward, batch_norm_forward
 from minicnn_kernels.cpu.pooling import max_pool2d_backward, max_pool2d_forward
@@ -37,6 +46,8 @@ __all__ = [
 ]
 
 _FUSED_POOL = ((2, 2), (2, 2))
+_TASKS = 8  # of the gradient: each has sums of the weights' size
+_PIXELS_PER_GROUP = 256
 
 
 def conv2d_block_forward(x, weight, bias, stride, padding, dilation, groups, relu, pool):
@@ -61,6 +72,10 @@ def conv2d_block_forward(x, weight, bias, stride, padding, dilation, groups, rel
 
 def conv2d_block_backward(grad, y, winners, x, weight, stride, padding, dilation, groups, relu, pool, needs):
     """(dx, dweight, dbias) of `conv2d_block_forward`. grad and y (N, O, H'', W'')."""
+    if _is_fusable(grad, x, weight, stride, padding, dilation, groups, pool, needs):
+        return _fused_gradients(
+            grad, y, winners, x, weight, stride, padding, dilation, groups, relu, pool, needs
+        )
     size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     grad = _unfinish(grad, y, winners, (x.shape[0], weight.shape[0], *size), relu, pool)
     geometry = (stride, padding, dilation, groups)
@@ -69,6 +84,81 @@ def conv2d_block_backward(grad, y, winners, x, weight, stride, padding, dilation
         conv2d_backward_weight(grad, x, weight.shape, *geometry) if needs[1] else None,
         conv2d_backward_bias(grad) if needs[2] else None,
     )
+
+
+def _is_fusable(grad, x, weight, stride, padding, dilation, groups, pool, needs):
+    """Whether the fused gradient exists, and has enough images to share among threads."""
+    if algorithm("conv2d") == "explicit" or pool not in (None, _FUSED_POOL) or not needs[1]:
+        return False
+    depthwise = x.shape[1] == groups == weight.shape[0] and groups > 1
+    if depthwise or grad.size == 0 or x.shape[0] < _TASKS:
+        return False
+    gathers = tuple(stride) == (1, 1) and min(_margin(weight, padding, dilation)) >= 0
+    return gathers or not needs[0]
+
+
+def _margin(weight, padding, dilation):
+    """Zeros around the gradient for the convolution that gives the gradient by x."""
+    return tuple(d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True))
+
+
+def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, groups, relu, pool, needs):
+    n, channels, *size = x.shape
+    outputs, in_group, *kernel_size = weight.shape
+    out_size = conv_output_size(size, kernel_size, stride, padding, dilation)
+    pixels = math.prod(out_size)
+    images = max(1, min(_PIXELS_PER_GROUP // pixels, n // _TASKS))
+    rows_per_block = max(1, PIXELS_PER_BLOCK // out_size[1])
+
+    windows = find_windows(
+        tuple(size), out_size, channels, tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation),
+        groups, images, False,
+    )  # fmt: skip
+    row_offsets, row_starts = transposed_tables(
+        windows.padded_height, windows.pitch, channels, in_group, tuple(kernel_size), tuple(dilation),
+        stride[0], out_size[0], images, False,
+    )  # fmt: skip
+    margin, gather, turned = (0, 0), None, weight
+    dx = None
+    gather_size = out_size
+    if needs[0]:
+        margin = _margin(weight, padding, dilation)
+        gather = find_windows(
+            out_size, tuple(size), outputs, tuple(kernel_size), (1, 1), margin, tuple(dilation),
+            groups, images, True,
+        )  # fmt: skip
+        gather_size = gather.padded_height, gather.pitch
+        turned = pack_weights(taps_first(weight), groups, transposed=True)
+        dx = memory.empty_images(*x.shape)
+    few = math.prod(kernel_size) * in_group <= 2 * WIDE_ROWS and outputs == padded_columns(outputs)
+    packed = not (few and groups == 1 and margin == (0, 0))
+    floats = images * math.prod(gather_size) * outputs
+    if not windows.direct:
+        floats += images * windows.padded_height * windows.pitch * channels
+    if packed:
+        floats += rows_per_block * out_size[1] * padded_columns(outputs // groups)
+    scratch = scratch_buffers(floats)
+    partial = memory.empty((_TASKS, weight.size))
+    sums = np.empty((n, outputs), np.float32)
+    zeros = np.zeros(channels, np.float32)
+    grad, y, images_of_x = channels_last(grad), channels_last(y), channels_last(x)
+    if winners is not None:
+        winners = np.ascontiguousarray(winners.transpose(0, 2, 3, 1))
+    block_gradients(
+        address(grad), address(y), 0 if winners is None else address(winners), address(images_of_x),
+        address(turned), address(zeros), 0 if dx is None else address(dx), address(partial), address(sums),
+        address(scratch), scratch.shape[1], bool(relu), pool is not None,
+        n, *size, channels, *out_size, outputs, groups,
+        address(row_offsets), address(row_starts), stride[1] * channels, *padding,
+        windows.padded_height, windows.pitch, windows.direct, *margin, *gather_size,
+        0 if gather is None else address(gather.pixel_offsets),
+        0 if gather is None else address(gather.tap_offsets),
+        0 if gather is None else gather.tap_offsets.size, 0 if gather is None else gather.run,
+        _TASKS, images, rows_per_block, packed, weight.size, dx is not None,
+    )  # fmt: skip
+    dweight = memory.empty((*kernel_size, in_group, outputs))
+    add_parts(address(partial), _TASKS, weight.size, address(dweight))
+    return dx, dweight.transpose(3, 2, 0, 1), sums.sum(axis=0) if needs[2] else None
 
 
 def batch_norm_block_forward(x, weight, bias, eps, relu, pool):

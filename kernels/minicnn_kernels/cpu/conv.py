@@ -1,7 +1,8 @@
 """Convolution and its gradients: which algorithm, how the work is cut into tasks, how weights are laid out.
 
-`implicit` (the choice of auto) never writes an im2col matrix, see `implicit.py`; `explicit` writes it and
-calls the matrix product of `gemm.py`. Tasks depend on shapes alone and sums over tasks have a fixed order, so
+`implicit` never writes an im2col matrix, see `implicit.py`; `explicit` writes it and calls the matrix product
+of `gemm.py`; `winograd` multiplies transformed tiles, see `winograd.py`, which also says where auto takes it
+instead of `implicit`. Tasks depend on shapes alone and sums over tasks have a fixed order, so
 results are bit-identical for any number of threads. Signatures and formulas: `reference/conv.py`.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
-from minicnn_kernels.cpu import explicit, implicit
+from minicnn_kernels.cpu import explicit, implicit, winograd
 from minicnn_kernels.cpu.blocks import LANES, WIDE, WIDE_ROWS, pack_weights, padded_columns
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS
 from minicnn_kernels.cpu.explicit import col2im, im2col
@@ -38,7 +39,7 @@ Pair = tuple[int, int]
 _TASKS = 16
 _PIXELS_PER_TASK = 256
 _PIXELS_PER_PART = 512
-_PIXELS_PER_BLOCK = 128  # of the weight's gradient: 64 and 256 are 1.1 times as slow
+PIXELS_PER_BLOCK = 128  # of the weight's gradient: 64 and 256 are 1.1 times as slow
 _PIXELS_PER_STRIP = 128  # that are convolved before they are pooled
 _SCRATCH_BYTES = 1 << 20  # half of a 2 MiB second-level cache; weights and results need the rest
 
@@ -156,6 +157,10 @@ def convolve(
     transposed: taps (kh, kw, C, O) are turned around and O becomes the input's channels. relu: y = max(y, 0).
     winners (N, H' // 2, W' // 2, O): y is 2x2 max pooled, and this says which pixels won.
     """
+    edge = winograd.tile_edge(x, taps, y, stride, dilation, groups)
+    if edge and not relu and winners is None:
+        winograd.convolve(x, taps, bias, y, margin, transposed=transposed, edge=edge)
+        return
     n, height, width, channels = x.shape
     kh, kw = taps.shape[:2]
     out_channels = y.shape[1]
@@ -256,7 +261,7 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
         column_blocks = min(-(-out_group // WIDE), max(1, _TASKS // 2 // tasks))
     block_columns, column_blocks = _split(out_group, column_blocks)
     images = max(1, min(_PIXELS_PER_TASK // out_pixels, n // tasks))
-    rows_per_block = max(1, _PIXELS_PER_BLOCK // out_width)
+    rows_per_block = max(1, PIXELS_PER_BLOCK // out_width)
 
     windows = find_windows(
         (height, width), (out_height, out_width), channels, (kh, kw), tuple(stride), tuple(padding),

@@ -12,7 +12,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from minicnn_kernels.cpu.compiler import kernel
-from minicnn_kernels.cpu.microkernel import FLOAT_BYTES
+from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, zero_floats
 from minicnn_kernels.reference.block import DEAD
 
 _DEAD = np.uint8(DEAD)
@@ -88,3 +88,61 @@ def _pool_window(a, b, c, d, relu, y, winners):
         dead = relu & (top <= 0)
         y[i] = np.float32(0) if dead else top
         winners[i] = _DEAD if dead else winner
+
+
+@kernel
+def unpool_rows(grad, winners, rows, height, width, stride, pixels, pitch, sums):
+    """Gradient of `pool_rows`: `rows` rows of grad -> `height` rows of `width` pixels, `pitch` pixels apart.
+
+    Every pixel is written. sums gets the sum over all pixels, for each channel.
+    """
+    pairs = width // 2
+    total = floats(sums, stride)
+    total[:] = 0
+    for i in range(rows):
+        for j in range(pairs):
+            first = pixels + FLOAT_BYTES * (2 * i * pitch + 2 * j) * stride
+            below = first + FLOAT_BYTES * pitch * stride
+            place = (i * pairs + j) * stride
+            _unpool_window(
+                floats(grad + FLOAT_BYTES * place, stride), _bytes(winners + place, stride),
+                floats(first, stride), floats(first + FLOAT_BYTES * stride, stride),
+                floats(below, stride), floats(below + FLOAT_BYTES * stride, stride), total,
+            )  # fmt: skip
+    for i in range(height):
+        covered = 2 * pairs if i < 2 * rows else 0
+        zero_floats(pixels + FLOAT_BYTES * (i * pitch + covered) * stride, (width - covered) * stride)
+
+
+@kernel
+def _unpool_window(grad, winners, a, b, c, d, total):
+    zero = np.float32(0)
+    for i in range(grad.size):
+        share, winner = grad[i], winners[i]
+        a[i] = share if winner == 0 else zero
+        b[i] = share if winner == 1 else zero
+        c[i] = share if winner == 2 else zero
+        d[i] = share if winner == 3 else zero
+        total[i] += zero if winner == _DEAD else share
+
+
+@kernel
+def mask_rows(grad, y, relu, rows, width, stride, pixels, pitch, sums):
+    """grad where relu let y pass -> `rows` rows of `width` pixels, `pitch` pixels apart; sums as above."""
+    total = floats(sums, stride)
+    total[:] = 0
+    for i in range(rows):
+        for j in range(width):
+            place = FLOAT_BYTES * (i * width + j) * stride
+            _mask_pixel(
+                floats(grad + place, stride), floats(y + place, stride), relu,
+                floats(pixels + FLOAT_BYTES * (i * pitch + j) * stride, stride), total,
+            )  # fmt: skip
+
+
+@kernel
+def _mask_pixel(grad, y, relu, result, total):
+    for i in range(grad.size):
+        share = np.float32(0) if relu & (y[i] <= 0) else grad[i]
+        result[i] = share
+        total[i] += share

@@ -19,7 +19,7 @@ from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, load_float
 
 
 @kernel
-def _pad_rows(image, height, width, channels, first_row, rows, top, left, pitch, target):
+def pad_rows(image, height, width, channels, first_row, rows, top, left, pitch, target):
     """Rows from first_row on of `image` with `top` rows and `left` pixels of zeros before it.
 
     Rows are made `pitch` pixels long. A negative margin cuts off instead.
@@ -72,7 +72,7 @@ def convolve(
             base = buffer
             rows = padded_height if bands == 1 else (end_row - top_row - 1) * row_step + window_rows
             for i in range(count):
-                _pad_rows(
+                pad_rows(
                     x + FLOAT_BYTES * (first + i) * height * width * channels, height, width, channels,
                     top_row * row_step, rows, top, left, pitch,
                     base + FLOAT_BYTES * i * rows * pitch * channels,
@@ -177,7 +177,7 @@ def weight_gradient(
     grad, whose rows lie far apart, the products waited for memory (1.2 to 1.5 times as slow). With few
     weights per channel that does not pay, and `packed` is false.
     """
-    in_group, out_group = channels // groups, out_channels // groups
+    out_group = out_channels // groups
     depth = size // out_channels
     image_size = height * width * channels if direct else padded_height * pitch * channels
     for task in prange(tasks * column_blocks):
@@ -196,33 +196,58 @@ def weight_gradient(
             base = x + FLOAT_BYTES * first * height * width * channels
             if not direct:
                 for i in range(count):
-                    _pad_rows(
+                    pad_rows(
                         base + FLOAT_BYTES * i * height * width * channels, height, width, channels, 0,
                         padded_height, top, left, pitch, buffer + FLOAT_BYTES * i * image_size,
                     )  # fmt: skip
                 base = buffer
-            for i in range(0, count * out_height, rows_per_block):
-                tap_count = min(rows_per_block, count * out_height - i)
-                pixels = tap_count * out_width
-                b = grad + FLOAT_BYTES * (first * out_height + i) * out_width * out_channels
-                if depthwise:
-                    multiply_channels(
-                        base, row_offsets, depth, taps + INT_BYTES * i, tap_count, out_width, step,
-                        b, out_channels, channels, result, out_channels, result, out_channels,
+            row = out_width * out_channels
+            add_weight_gradient(
+                base, row_offsets, depth, taps, step, depthwise,
+                grad + FLOAT_BYTES * first * out_height * row, row, out_height * row,
+                count * out_height, out_height, out_width, channels, out_channels, groups,
+                column, columns, rows_per_block, panels, packed, result,
+            )  # fmt: skip
+
+
+@kernel
+def add_weight_gradient(
+    base, row_offsets, depth, row_starts, step, depthwise, grad, grad_row, grad_image,
+    rows, out_height, out_width, channels, out_channels, groups,
+    column, columns, rows_per_block, panels, packed, result,
+):  # fmt: skip
+    """result += the transposed im2col matrix of a few images times `rows` rows of pixels of grad.
+
+    Rows of grad lie grad_row floats apart, images grad_image; close together unless they are `packed`.
+    """
+    in_group, out_group = channels // groups, out_channels // groups
+    for i in range(0, rows, rows_per_block):
+        count = min(rows_per_block, rows - i)
+        pixels = count * out_width
+        b = grad + FLOAT_BYTES * (i // out_height * grad_image + i % out_height * grad_row)
+        if depthwise:
+            multiply_channels(
+                base, row_offsets, depth, row_starts + INT_BYTES * i, count, out_width, step,
+                b, out_channels, channels, result, out_channels, result, out_channels,
+            )  # fmt: skip
+            continue
+        for g in range(groups):
+            group_column = g * out_group + column
+            source, b_stride = b + FLOAT_BYTES * group_column, out_channels
+            if packed:
+                for r in range(count):
+                    place = (i + r) // out_height * grad_image + (i + r) % out_height * grad_row
+                    pack(
+                        grad + FLOAT_BYTES * (place + group_column), out_channels, 1, out_width, columns,
+                        panels, r * out_width, pixels,
                     )  # fmt: skip
-                else:
-                    for g in range(groups):
-                        group_column = g * out_group + column
-                        source, b_stride = b + FLOAT_BYTES * group_column, out_channels
-                        if packed:
-                            pack(source, out_channels, 1, pixels, columns, panels, 0, pixels)
-                            source, b_stride = panels, PACKED
-                        place = result + FLOAT_BYTES * group_column
-                        multiply(
-                            base + FLOAT_BYTES * g * in_group, row_offsets, depth, taps + INT_BYTES * i,
-                            tap_count, out_width, step, source, b_stride, columns,
-                            place, out_channels, place, out_channels,
-                        )  # fmt: skip
+                source, b_stride = panels, PACKED
+            target = result + FLOAT_BYTES * group_column
+            multiply(
+                base + FLOAT_BYTES * g * in_group, row_offsets, depth, row_starts + INT_BYTES * i,
+                count, out_width, step, source, b_stride, columns,
+                target, out_channels, target, out_channels,
+            )  # fmt: skip
 
 
 @kernel(parallel=True)
