@@ -5,8 +5,8 @@ A^T [(G g G^T) * (B^T d B)] A, where * is element by element: summed over input 
 product (tiles x C) (C x O) for each of the (m+2)^2 positions in a tile. F(2x2) multiplies 16 times where the
 direct kernel does 36 times, F(4x4) 36 for 144. `conv.py` asks here first; the products are `multiply`'s.
 
-A NaN or an infinity in an input tile makes all m x m outputs of the tile NaN, where the direct kernel would
-limit it to the windows that contain it.
+F(2x2) makes those outputs NaN or infinite whose windows contain such a pixel, as the direct kernel does, but
+an infinity may become NaN there: it meets itself with both signs. F(4x4) spreads both over its whole tile.
 
 Source: Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308.
 """
@@ -21,14 +21,24 @@ from numba import get_thread_id, prange, types
 from numba.extending import intrinsic
 
 from minicnn_kernels import memory
-from minicnn_kernels.cpu.blocks import LANES, NARROW, PACKED, WIDE, multiply, padded_columns
+from minicnn_kernels.algorithms import algorithm
+from minicnn_kernels.cpu.blocks import (
+    LANES,
+    NARROW,
+    NARROW_ROWS,
+    PACKED,
+    WIDE,
+    WIDE_ROWS,
+    multiply,
+    padded_columns,
+)
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.layout import address, contiguous
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, zero_floats
 
-# Between planes of a scratch buffer: planes a power of two apart would share the sets of the first-level cache.
+# Between planes of scratch: a power of two apart, they would share the sets of the first-level cache.
 _GAP = 16
-_TILES = 64  # in a task, at most
+_ROWS_OF_TILES = 8  # micro-kernels' rows in a task, at most: 4 and 16 are 1.02 to 1.07 times as slow
 _TASKS = 8  # wanted; with fewer tiles the output channels are split too
 _SCRATCH_BYTES = 1 << 20  # half of a 2 MiB second-level cache; weights and results need the rest
 
@@ -119,6 +129,33 @@ _output_4 = make_transform(
 )
 
 
+def tile_edge(x, taps, y, stride, dilation, groups) -> int:
+    """Height and width of the tiles of outputs to convolve by, 2 or 4; 0 where the direct kernel is to do it.
+
+    x (N, H, W, C), taps (kh, kw, ...), y (N, O, H', W'). Depends on shapes and `algorithm("conv2d")` alone.
+    """
+    if taps.shape[:2] != (3, 3) or tuple(stride) != (1, 1) or tuple(dilation) != (1, 1) or groups != 1:
+        return 0
+    chosen = algorithm("conv2d")
+    if chosen == "auto":
+        return 2 if _pays(x.shape[3], *y.shape) else 0
+    return {"winograd": 2, "winograd4": 4}.get(chosen, 0)
+
+
+def _pays(channels, images, outputs, height, width) -> bool:
+    """Whether F(2x2) is faster than the direct kernel. Its error is smaller everywhere, see the tests.
+
+    Measured, one core, forward and input's gradient, against the direct kernel:
+    batch 64: 32 -> 64 channels of 16x16 1.4, 64 -> 128 of 8x8 1.8, 128 -> 256 of 4x4 1.8, 16 -> 32 of 16x16
+    1.05 and 1.2, 16 -> 16 of 32x32 0.9; 5x5 maps, whose last tiles are half empty, 1.05, 3x3 maps 0.8.
+    Batch 1, where the weight's transform is a large part: 14x14 0.9 to 1.1, 8x8 0.9, 7x7, 256 channels 0.7.
+    """
+    tiles = images * -(-height // 2) * -(-width // 2)
+    # Multiplications of both, the weight's transform taken as 24 tiles; they must be 1.5 times fewer.
+    fewer = 9 * images * height * width >= 1.5 * 16 * (tiles + 24)
+    return fewer and min(channels, outputs) >= 16 and max(channels, outputs) >= 32
+
+
 def convolve(x, taps, bias, y, margin, *, transposed, edge=2) -> None:
     """y = bias + x * taps for images (N, H, W, C), `margin` zeros around them; y (N, O, H', W').
 
@@ -133,15 +170,16 @@ def convolve(x, taps, bias, y, margin, *, transposed, edge=2) -> None:
 
     # The rows of V are whole vectors. At least two tasks, so that one small image keeps two cores busy.
     row = -(-channels // LANES) * LANES
-    tiles = min(_TILES, _SCRATCH_BYTES // (FLOAT_BYTES * planes * (row + WIDE)), -(-total // 2))
-    tiles = max(8, -(-tiles // 8) * 8)
+    rows = NARROW_ROWS if outputs <= NARROW else WIDE_ROWS
+    fitting = min(_SCRATCH_BYTES // (FLOAT_BYTES * planes * (row + WIDE)), -(-total // 2))
+    tiles = min(max(1, fitting // rows), _ROWS_OF_TILES) * rows
     blocks = -(-total // tiles)
     wide_blocks = -(-outputs // WIDE)
     block_columns = -(-wide_blocks // max(1, min(wide_blocks, _TASKS // blocks))) * WIDE
     column_blocks = -(-outputs // block_columns)
 
     weight = _transformed(taps, transposed, edge)
-    row_offsets, zero_tap, zeros = _tables(row)
+    row_offsets, zero_tap, zeros = _tables(tiles, row)
     plane, product = tiles * row + _GAP, tiles * WIDE + _GAP
     scratch = memory.empty((THREAD_SLOTS, planes * (plane + product + row) + LANES))
     _convolve(
@@ -153,9 +191,9 @@ def convolve(x, taps, bias, y, margin, *, transposed, edge=2) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _tables(row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tables(tiles: int, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Offsets of the rows of V, of its one tap, and a bias of zeros."""
-    return np.arange(0, _TILES * row, row), np.zeros(1, np.int64), np.zeros(WIDE, np.float32)
+    return np.arange(tiles) * row, np.zeros(1, np.int64), np.zeros(WIDE, np.float32)
 
 
 def _transformed(taps: np.ndarray, transposed: bool, edge: int) -> np.ndarray:
@@ -178,7 +216,7 @@ def _transformed(taps: np.ndarray, transposed: bool, edge: int) -> np.ndarray:
 
 @kernel(parallel=True)
 def _transform_weight(taps, distance, rows, columns, weight, plane, edge):
-    """`distance` floats from one 3x3 tap of `rows` x `columns` floats to the next, `plane` between results."""
+    """`distance`: floats from one tap, `rows` x `columns` of them, to the next; `plane`: between results."""
     tasks = (rows + 7) // 8
     for task in prange(tasks):
         for i in range(rows * np.intp(task) // tasks, rows * (np.intp(task) + 1) // tasks):
@@ -198,8 +236,8 @@ def _transform_weight(taps, distance, rows, columns, weight, plane, edge):
 
 @kernel(parallel=True)
 def _convolve(
-    x, weight, weight_plane, bias, zeros, y, scratch, scratch_size, plane, product, row_offsets, zero_tap, edge,
-    height, width, channels, row, out_height, out_width, outputs, top, left, down, across, total,
+    x, weight, weight_plane, bias, zeros, y, scratch, scratch_size, plane, product, row_offsets, zero_tap,
+    edge, height, width, channels, row, out_height, out_width, outputs, top, left, down, across, total,
     tiles, column_blocks, block_columns,
 ):  # fmt: skip
     """A task: `tiles` tiles, numbered through all images, times a block of output channels."""
