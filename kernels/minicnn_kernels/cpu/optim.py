@@ -21,8 +21,8 @@ _NOTHING = np.empty(0, np.float32)  # stands for a buffer that is None: kernels 
 
 def sgd_step(param, grad, momentum_buffer, lr, momentum, dampening, weight_decay, nesterov, l1):
     """Stochastic gradient descent, in place on `param` and `momentum_buffer` (None without momentum)."""
-    rates = float(lr), float(momentum), float(1 - dampening), float(weight_decay), bool(nesterov), float(l1)
-    _step(_sgd, _sgd_chunks, (param, momentum_buffer), grad, *rates)
+    rates = weight_decay, l1, lr, momentum, 1 - dampening, nesterov
+    _step(_sgd, _sgd_chunks, (param, momentum_buffer), grad, rates)
 
 
 def adam_step(
@@ -43,16 +43,16 @@ def adam_step(
     """Adam, in place on `param` and its moments. `step` counts from 1."""
     shrink, decay = (1 - lr * weight_decay, 0) if decoupled else (1, weight_decay)
     step_size, root = lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
-    rates = (float(rate) for rate in (step_size, root, beta1, beta2, eps, shrink, decay, l1))
-    _step(_adam, _adam_chunks, (param, exp_avg, exp_avg_sq, max_exp_avg_sq), grad, *rates)
+    rates = decay, l1, step_size, root, 1 - beta1, beta2, 1 - beta2, eps, shrink
+    _step(_adam, _adam_chunks, (param, exp_avg, exp_avg_sq, max_exp_avg_sq), grad, rates)
 
 
 def rmsprop_step(
     param, grad, square_avg, grad_avg, momentum_buffer, lr, alpha, eps, weight_decay, momentum, l1
 ):
     """RMSprop, in place on `param` and its averages."""
-    rates = (float(rate) for rate in (lr, alpha, eps, weight_decay, momentum, l1))
-    _step(_rmsprop, _rmsprop_chunks, (param, square_avg, grad_avg, momentum_buffer), grad, *rates)
+    rates = weight_decay, l1, lr, alpha, 1 - alpha, eps, momentum
+    _step(_rmsprop, _rmsprop_chunks, (param, square_avg, grad_avg, momentum_buffer), grad, rates)
 
 
 def squared_norm(x):
@@ -65,21 +65,26 @@ def squared_norm(x):
     return math.fsum(_square_chunks(view))
 
 
-def _step(run, run_chunks, state, grad, *rates):
-    """Run a kernel over flat views of the arrays in `state` (the parameter first) and of `grad`."""
+def _step(run, run_chunks, state, grad, rates):
+    """Run a kernel over flat views of the arrays in `state` (the parameter first) and of `grad`.
+
+    rates: numbers, handed over as one float32 array; the first two are weight decay and l1.
+    """
     param = state[0]
     order = param if flat(param) is not None else np.empty(param.shape, np.float32)
     arrays = [None if array is None else aligned(order, array) for array in state]
     views = [_NOTHING if array is None else flat(array) for array in arrays]
-    (run if param.size <= CHUNK else run_chunks)(*views, flat(aligned(order, grad)), *rates)
+    run = run if param.size <= CHUNK else run_chunks
+    run(*views, flat(aligned(order, grad)), np.array(rates, np.float32))
     for original, array in zip(state, arrays, strict=True):
         if array is not original:
             copy_into(original, array)
 
 
 @kernel
-def _regularized(grad, value, weight_decay, l1):
+def _regularized(grad, value, rates):
     """grad + weight_decay value + l1 sign(value)."""
+    weight_decay, l1 = rates[0], rates[1]
     if weight_decay != 0:
         grad += weight_decay * value
     if l1 != 0:
@@ -88,42 +93,33 @@ def _regularized(grad, value, weight_decay, l1):
 
 
 @kernel
-def _sgd(param, buffer, grad, lr, momentum, keep, weight_decay, nesterov, l1):
-    lr, momentum, keep = np.float32(lr), np.float32(momentum), np.float32(keep)
-    weight_decay, l1 = np.float32(weight_decay), np.float32(l1)
+def _sgd(param, buffer, grad, rates):
+    lr, momentum, keep, nesterov = rates[2], rates[3], rates[4], rates[5] != 0
     if buffer.size == 0:
         for i in range(param.size):
-            param[i] -= lr * _regularized(grad[i], param[i], weight_decay, l1)
+            param[i] -= lr * _regularized(grad[i], param[i], rates)
         return
     for i in range(param.size):
-        g = _regularized(grad[i], param[i], weight_decay, l1)
+        g = _regularized(grad[i], param[i], rates)
         velocity = momentum * buffer[i] + keep * g
         buffer[i] = velocity
         param[i] -= lr * (g + momentum * velocity if nesterov else velocity)
 
 
 @kernel(parallel=True)
-def _sgd_chunks(param, buffer, grad, lr, momentum, keep, weight_decay, nesterov, l1):
+def _sgd_chunks(param, buffer, grad, rates):
     for chunk in prange((param.size + CHUNK - 1) // CHUNK):
         a = np.int64(chunk) * CHUNK
         z = a + CHUNK
-        _sgd(param[a:z], buffer[a:z], grad[a:z], lr, momentum, keep, weight_decay, nesterov, l1)
+        _sgd(param[a:z], buffer[a:z], grad[a:z], rates)
 
 
 @kernel
-def _adam(
-    param, average, square, largest, grad, step_size, root, beta1, beta2, eps, shrink, weight_decay, l1
-):
-    step_size, root, eps, shrink = (
-        np.float32(step_size),
-        np.float32(root),
-        np.float32(eps),
-        np.float32(shrink),
-    )
-    new1, beta2, new2 = np.float32(1 - beta1), np.float32(beta2), np.float32(1 - beta2)
-    weight_decay, l1 = np.float32(weight_decay), np.float32(l1)
+def _adam(param, average, square, largest, grad, rates):
+    step_size, root, new1 = rates[2], rates[3], rates[4]
+    beta2, new2, eps, shrink = rates[5], rates[6], rates[7], rates[8]
     for i in range(param.size):
-        g = _regularized(grad[i], param[i], weight_decay, l1)
+        g = _regularized(grad[i], param[i], rates)
         average[i] += new1 * (g - average[i])
         second = beta2 * square[i] + new2 * (g * g)
         square[i] = second
@@ -134,24 +130,18 @@ def _adam(
 
 
 @kernel(parallel=True)
-def _adam_chunks(
-    param, average, square, largest, grad, step_size, root, beta1, beta2, eps, shrink, weight_decay, l1
-):
+def _adam_chunks(param, average, square, largest, grad, rates):
     for chunk in prange((param.size + CHUNK - 1) // CHUNK):
         a = np.int64(chunk) * CHUNK
         z = a + CHUNK
-        _adam(
-            param[a:z], average[a:z], square[a:z], largest[a:z], grad[a:z],
-            step_size, root, beta1, beta2, eps, shrink, weight_decay, l1,
-        )  # fmt: skip
+        _adam(param[a:z], average[a:z], square[a:z], largest[a:z], grad[a:z], rates)
 
 
 @kernel
-def _rmsprop(param, square, mean, velocity, grad, lr, alpha, eps, weight_decay, momentum, l1):
-    lr, alpha, new, eps = np.float32(lr), np.float32(alpha), np.float32(1 - alpha), np.float32(eps)
-    weight_decay, momentum, l1 = np.float32(weight_decay), np.float32(momentum), np.float32(l1)
+def _rmsprop(param, square, mean, velocity, grad, rates):
+    lr, alpha, new, eps, momentum = rates[2], rates[3], rates[4], rates[5], rates[6]
     for i in range(param.size):
-        g = _regularized(grad[i], param[i], weight_decay, l1)
+        g = _regularized(grad[i], param[i], rates)
         square[i] = alpha * square[i] + new * (g * g)
         variance = square[i]
         if mean.size > 0:
@@ -165,14 +155,11 @@ def _rmsprop(param, square, mean, velocity, grad, lr, alpha, eps, weight_decay, 
 
 
 @kernel(parallel=True)
-def _rmsprop_chunks(param, square, mean, velocity, grad, lr, alpha, eps, weight_decay, momentum, l1):
+def _rmsprop_chunks(param, square, mean, velocity, grad, rates):
     for chunk in prange((param.size + CHUNK - 1) // CHUNK):
         a = np.int64(chunk) * CHUNK
         z = a + CHUNK
-        _rmsprop(
-            param[a:z], square[a:z], mean[a:z], velocity[a:z], grad[a:z],
-            lr, alpha, eps, weight_decay, momentum, l1,
-        )  # fmt: skip
+        _rmsprop(param[a:z], square[a:z], mean[a:z], velocity[a:z], grad[a:z], rates)
 
 
 @kernel(fastmath=REDUCTION)

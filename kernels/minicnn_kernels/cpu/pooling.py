@@ -32,46 +32,52 @@ def max_pool2d_forward(x, kernel_size, stride, padding, dilation, ceil_mode):
     y = memory.empty((n, out_h, out_w, c))
     taps = kernel_size[0] * kernel_size[1]
     argmax = memory.empty(y.shape, np.uint8 if taps <= 256 else np.int32)
-    _max_pool2d(images, y, argmax, *kernel_size, *stride, *padding, *dilation)
+    _max_pool2d(images, y, argmax, np.array((kernel_size, stride, padding, dilation)))
     return y.transpose(0, 3, 1, 2), argmax.transpose(0, 3, 1, 2)
 
 
 @kernel(parallel=True)
-def _max_pool2d(x, y, argmax, kh, kw, sh, sw, ph, pw, dh, dw):
-    """A task is one row of windows. The first tap inside the image is taken, the others must beat it."""
-    _, height, width, channels = x.shape
-    images, out_height, out_width, _ = y.shape
+def _max_pool2d(x, y, argmax, window):
+    images, out_height, _, _ = y.shape
     for task in prange(images * out_height):
         image, i = np.int64(task) // out_height, np.int64(task) % out_height
-        for j in range(out_width):
-            best, winner = y[image, i, j], argmax[image, i, j]
-            untouched = True
-            for p in range(kh):
-                row = i * sh - ph + p * dh
-                if row < 0 or row >= height:
+        _max_row(x[image], y[image, i], argmax[image, i], i, window)
+
+
+@kernel
+def _max_row(x, y, argmax, i, window):
+    """One row of windows. The first tap inside the image is taken, the others must beat it."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
+    height, width, channels = x.shape
+    for j in range(y.shape[0]):
+        best, winner = y[j], argmax[j]
+        untouched = True
+        for p in range(kh):
+            row = i * sh - ph + p * dh
+            if row < 0 or row >= height:
+                continue
+            for q in range(kw):
+                column = j * sw - pw + q * dw
+                if column < 0 or column >= width:
                     continue
-                for q in range(kw):
-                    column = j * sw - pw + q * dw
-                    if column < 0 or column >= width:
-                        continue
-                    pixel = x[image, row, column]
-                    tap = p * kw + q
-                    if untouched:
-                        untouched = False
-                        for c in range(channels):
-                            best[c] = pixel[c]
-                            winner[c] = tap
-                    else:
-                        for c in range(channels):
-                            value, top = pixel[c], best[c]
-                            # Unordered comparison: NaN beats every number, and nothing beats NaN.
-                            wins = (not value <= top) and top == top
-                            best[c] = value if wins else top
-                            winner[c] = tap if wins else winner[c]
-            if untouched:  # dilation can leap over a small image
-                for c in range(channels):
-                    best[c] = -np.inf
-                    winner[c] = 0
+                pixel = x[row, column]
+                tap = p * kw + q
+                if untouched:
+                    untouched = False
+                    for c in range(channels):
+                        best[c] = pixel[c]
+                        winner[c] = tap
+                else:
+                    for c in range(channels):
+                        value, top = pixel[c], best[c]
+                        # Unordered comparison: NaN beats every number, and nothing beats NaN.
+                        wins = (not value <= top) and top == top
+                        best[c] = value if wins else top
+                        winner[c] = tap if wins else winner[c]
+        if untouched:  # dilation can leap over a small image
+            for c in range(channels):
+                best[c] = -np.inf
+                winner[c] = 0
 
 
 def max_pool2d_backward(grad, argmax, input_shape, kernel_size, stride, padding, dilation):
@@ -83,57 +89,71 @@ def max_pool2d_backward(grad, argmax, input_shape, kernel_size, stride, padding,
     if kernel_size == stride and padding == (0, 0) and dilation == (1, 1):
         _scatter_disjoint(grad, argmax, dx, *kernel_size)
     else:
-        _scatter(grad, argmax, dx, *kernel_size, *stride, *padding, *dilation)
+        _scatter(grad, argmax, dx, np.array((kernel_size, stride, padding, dilation)))
     return dx.transpose(0, 3, 1, 2)
 
 
 @kernel(parallel=True)
 def _scatter_disjoint(grad, argmax, dx, kh, kw):
-    """Windows side by side: every pixel belongs to one window and is written once."""
-    images, height, width, channels = dx.shape
-    _, out_height, out_width, _ = grad.shape
+    """Windows side by side: every pixel belongs to one window and is written once, a row in a task."""
+    images, height, _, _ = dx.shape
     for task in prange(images * height):
         image, row = np.int64(task) // height, np.int64(task) % height
-        i, p = row // kh, row % kh
-        covered = min(width, out_width * kw) if i < out_height else 0
-        for column in range(covered):
-            j, q = column // kw, column % kw
-            share, winner, pixel = grad[image, i, j], argmax[image, i, j], dx[image, row, column]
-            tap = p * kw + q
-            for c in range(channels):
-                pixel[c] = share[c] if winner[c] == tap else np.float32(0)
-        for column in range(covered, width):
-            pixel = dx[image, row, column]
-            for c in range(channels):
-                pixel[c] = 0
+        i = row // kh
+        if i < grad.shape[1]:
+            _scatter_row(grad[image, i], argmax[image, i], dx[image, row], row % kh * kw, kw)
+        else:
+            _clear(dx[image, row])
+
+
+@kernel
+def _scatter_row(grad, argmax, dx, first_tap, kw):
+    width, channels = dx.shape
+    covered = min(width, grad.shape[0] * kw)
+    for column in range(covered):
+        share, winner, pixel = grad[column // kw], argmax[column // kw], dx[column]
+        tap = first_tap + column % kw
+        for c in range(channels):
+            pixel[c] = share[c] if winner[c] == tap else np.float32(0)
+    _clear(dx[covered:])
+
+
+@kernel
+def _clear(pixels):
+    for pixel in range(pixels.shape[0]):
+        for c in range(pixels.shape[1]):
+            pixels[pixel, c] = 0
 
 
 @kernel(parallel=True)
-def _scatter(grad, argmax, dx, kh, kw, sh, sw, ph, pw, dh, dw):
-    """Windows may overlap: a task is an image. Comparing all taps vectorizes, following argmax does not."""
-    images, height, width, channels = dx.shape
-    _, out_height, out_width, _ = grad.shape
-    for image in prange(images):
-        for row in range(height):
-            for column in range(width):
-                pixel = dx[image, row, column]
-                for c in range(channels):
-                    pixel[c] = 0
-        for i in range(out_height):
-            for j in range(out_width):
-                share, winner = grad[image, i, j], argmax[image, i, j]
-                for p in range(kh):
-                    row = i * sh - ph + p * dh
-                    if row < 0 or row >= height:
+def _scatter(grad, argmax, dx, window):
+    """Windows may overlap: a task is an image."""
+    for image in prange(dx.shape[0]):
+        _scatter_image(grad[image], argmax[image], dx[image], window)
+
+
+@kernel
+def _scatter_image(grad, argmax, dx, window):
+    """Comparing all taps vectorizes, following argmax does not."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = window
+    height, width, channels = dx.shape
+    for row in range(height):
+        _clear(dx[row])
+    for i in range(grad.shape[0]):
+        for j in range(grad.shape[1]):
+            share, winner = grad[i, j], argmax[i, j]
+            for p in range(kh):
+                row = i * sh - ph + p * dh
+                if row < 0 or row >= height:
+                    continue
+                for q in range(kw):
+                    column = j * sw - pw + q * dw
+                    if column < 0 or column >= width:
                         continue
-                    for q in range(kw):
-                        column = j * sw - pw + q * dw
-                        if column < 0 or column >= width:
-                            continue
-                        pixel = dx[image, row, column]
-                        tap = p * kw + q
-                        for c in range(channels):
-                            pixel[c] += share[c] if winner[c] == tap else np.float32(0)
+                    pixel = dx[row, column]
+                    tap = p * kw + q
+                    for c in range(channels):
+                        pixel[c] += share[c] if winner[c] == tap else np.float32(0)
 
 
 def avg_pool2d_forward(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
@@ -200,37 +220,44 @@ def _spread_windows(grad, input_shape, rows, columns, share):
 @kernel(parallel=True)
 def _window_means(x, y, rows, columns, share):
     """A task is one row of windows."""
-    images, out_height, out_width, channels = y.shape
+    images, out_height, _, _ = y.shape
     for task in prange(images * out_height):
         image, i = np.int64(task) // out_height, np.int64(task) % out_height
-        for j in range(out_width):
-            mean = y[image, i, j]
-            for c in range(channels):
-                mean[c] = 0
-            for row in range(rows[i, 0], rows[i, 1]):
-                for column in range(columns[j, 0], columns[j, 1]):
-                    pixel = x[image, row, column]
-                    for c in range(channels):
-                        mean[c] += pixel[c]
-            for c in range(channels):
-                mean[c] *= share[i, j]
+        _mean_row(x[image, rows[i, 0] : rows[i, 1]], y[image, i], columns, share[i])
+
+
+@kernel
+def _mean_row(x, y, columns, share):
+    channels = y.shape[1]
+    for j in range(y.shape[0]):
+        mean = y[j]
+        for c in range(channels):
+            mean[c] = 0
+        for row in range(x.shape[0]):
+            for column in range(columns[j, 0], columns[j, 1]):
+                pixel = x[row, column]
+                for c in range(channels):
+                    mean[c] += pixel[c]
+        for c in range(channels):
+            mean[c] *= share[j]
 
 
 @kernel(parallel=True)
 def _spread_means(grad, dx, rows, columns, share):
     """A task is one image, because windows may overlap."""
-    images, height, width, channels = dx.shape
-    for image in prange(images):
-        for row in range(height):
-            for column in range(width):
-                pixel = dx[image, row, column]
-                for c in range(channels):
-                    pixel[c] = 0
-        for i in range(rows.shape[0]):
-            for j in range(columns.shape[0]):
-                mean = grad[image, i, j]
-                for row in range(rows[i, 0], rows[i, 1]):
-                    for column in range(columns[j, 0], columns[j, 1]):
-                        pixel = dx[image, row, column]
-                        for c in range(channels):
-                            pixel[c] += mean[c] * share[i, j]
+    for image in prange(dx.shape[0]):
+        _spread_image(grad[image], dx[image], rows, columns, share)
+
+
+@kernel
+def _spread_image(grad, dx, rows, columns, share):
+    for row in range(dx.shape[0]):
+        _clear(dx[row])
+    for i in range(rows.shape[0]):
+        for j in range(columns.shape[0]):
+            mean = grad[i, j]
+            for row in range(rows[i, 0], rows[i, 1]):
+                for column in range(columns[j, 0], columns[j, 1]):
+                    pixel = dx[row, column]
+                    for c in range(dx.shape[2]):
+                        pixel[c] += mean[c] * share[i, j]
