@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
             f"--data {options.data}: expected images {tuple(configuration['image_shape'])} as the model was "
             f"trained on, got {test.image_shape}"
         )
-    result = evaluate(model, data.DataLoader(test, options.batch_size))
+    result = evaluate(minicnn.compile(model), data.DataLoader(test, options.batch_size))
     if options.json:
         numbers: dict[str, Any] = {"images": result.images, "loss": result.loss, "accuracy": result.accuracy}
         numbers |= {"per_class_accuracy": per_class(result, names), "confusion": result.counts.tolist()}

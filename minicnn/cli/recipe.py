@@ -28,11 +28,13 @@ AUGMENTATIONS: dict[str, Callable[[int | None], data.Transform]] = {
     "cutout": lambda amount: data.Cutout(amount or 8),
 }
 
-# Chosen on 5,000 training images held out from the other 55,000, never on the test images.
+# Chosen on 10,000 training images held out from the other 50,000, not on the test images: accuracy there
+# after 10 epochs was 92.98% as below, 92.84% without smoothing, 92.60% with twice the learning rate, 92.87%
+# with half the batch, and not better with shifts or cutout.
 DEFAULTS: dict[str, Any] = {
     "data": "fashion-mnist",
     "model": "simple",
-    "epochs": 8,
+    "epochs": 10,
     "batch_size": 64,
     "lr": 0.05,
     "optimizer": "sgd",
@@ -45,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 1.0,
     "augment": ["flip"],
     "dropout": 0.3,
-    "label_smoothing": 0.0,
+    "label_smoothing": 0.1,
     "seed": 0,
     "early_stopping": None,
     "validation_fraction": 0.0,
