@@ -13,7 +13,12 @@ import numpy as np
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu.activation import relu_backward, relu_forward
-from minicnn_kernels.cpu.block_loops import block_gradients
+from minicnn_kernels.cpu.block_loops import add_relu, add_relu_chunks, block_gradients
+from minicnn_kernels.cpu.block_norm import (
+    pool_normalized,
+    pooled_channel_gradients,
+    pooled_input_gradient,
+)
 from minicnn_kernels.cpu.blocks import WIDE_ROWS, pack_weights, padded_columns
 from minicnn_kernels.cpu.conv import (
     PIXELS_PER_BLOCK,
@@ -27,11 +32,16 @@ from minicnn_kernels.cpu.conv import (
     taps_first,
     transposed_tables,
 )
-from minicnn_kernels.cpu.elementwise import add
 from minicnn_kernels.cpu.implicit import add_parts
-from minicnn_kernels.cpu.layout import address, channels_last, contiguous
-from minicnn_kernels.cpu.linear import linear_forward
-from minicnn_kernels.cpu.normalization import batch_norm_backward, batch_norm_forward
+from minicnn_kernels.cpu.layout import CHUNK, address, channels_last, contiguous, elementwise
+from minicnn_kernels.cpu.normalization import (
+    batch_norm_backward,
+    input_line,
+    masked_backward,
+    moments,
+    normalize,
+    times,
+)
 from minicnn_kernels.cpu.pooling import max_pool2d_backward, max_pool2d_forward
 from minicnn_kernels.reference.block import DEAD
 from minicnn_kernels.windows import conv_output_size
@@ -42,7 +52,6 @@ __all__ = [
     "batch_norm_block_forward",
     "conv2d_block_backward",
     "conv2d_block_forward",
-    "linear_relu_forward",
 ]
 
 _FUSED_POOL = ((2, 2), (2, 2))
@@ -143,7 +152,7 @@ def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, gro
     zeros = np.zeros(channels, np.float32)
     grad, y, images_of_x = channels_last(grad), channels_last(y), channels_last(x)
     if winners is not None:
-        winners = np.ascontiguousarray(winners.transpose(0, 2, 3, 1))
+        winners = _channels_last_bytes(winners)
     block_gradients(
         address(grad), address(y), 0 if winners is None else address(winners), address(images_of_x),
         address(turned), address(zeros), 0 if dx is None else address(dx), address(partial), address(sums),
@@ -163,24 +172,47 @@ def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, gro
 
 def batch_norm_block_forward(x, weight, bias, eps, relu, pool):
     """max_pool(relu(batch_norm(x))) -> (y, winners, mean, inv_std); arguments as `batch_norm_forward`'s."""
-    y, mean, inv_std = batch_norm_forward(x, weight, bias, eps)
-    return *_finish(y, relu, pool), mean, inv_std
+    mean, inv_std = moments(x, eps)
+    scale, relu = times(inv_std, weight), bool(relu)
+    if pool is None:
+        return normalize(x, mean, scale, bias, relu), None, mean, inv_std
+    if pool != _FUSED_POOL:
+        return *_finish(normalize(x, mean, scale, bias), relu, pool), mean, inv_std
+    n, channels, height, width = x.shape
+    y = memory.empty((n, height // 2, width // 2, channels))
+    winners = memory.empty(y.shape, np.uint8)
+    bias = np.zeros_like(scale) if bias is None else contiguous(bias)
+    pool_normalized(channels_last(x), mean, scale, bias, relu, y, winners)
+    return y.transpose(0, 3, 1, 2), winners.transpose(0, 3, 1, 2), mean, inv_std
 
 
 def batch_norm_block_backward(grad, y, winners, x, weight, mean, inv_std, relu, pool, needs):
     """(dx, dweight, dbias) of `batch_norm_block_forward`. grad and y have the shape of its result."""
-    grad = _unfinish(grad, y, winners, x.shape, relu, pool)
-    return batch_norm_backward(grad, x, weight, mean, inv_std, needs)
+    if pool is None:
+        return masked_backward(grad, y if relu else None, x, weight, mean, inv_std, needs)
+    if pool != _FUSED_POOL:
+        grad = _unfinish(grad, y, winners, x.shape, relu, pool)
+        return batch_norm_backward(grad, x, weight, mean, inv_std, needs)
+    images = channels_last(x)
+    arrays = channels_last(grad), _channels_last_bytes(winners), images, contiguous(mean)
+    dweight, dbias = pooled_channel_gradients(*arrays, contiguous(inv_std))
+    dx = None
+    if needs[0]:
+        dx = memory.empty(images.shape)
+        pooled_input_gradient(*arrays, *input_line(x, weight, contiguous(inv_std), dweight, dbias), dx)
+        dx = dx.transpose(0, 3, 1, 2)
+    return dx, dweight if needs[1] else None, dbias if needs[2] else None
 
 
 def add_relu_forward(a, b):
     """max(a + b, 0) of arrays of one shape; its gradient by either is `relu_backward`."""
-    return relu_forward(add(a, b))
+    y, *arrays = elementwise(a, b)
+    (add_relu if y.size <= CHUNK else add_relu_chunks)(*arrays)
+    return y
 
 
-def linear_relu_forward(x, weight, bias):
-    """max(x weight^T + bias, 0); arguments as `linear_forward`'s."""
-    return relu_forward(linear_forward(x, weight, bias))
+def _channels_last_bytes(winners):
+    return np.ascontiguousarray(winners.transpose(0, 2, 3, 1))
 
 
 def _finish(y, relu, pool):

@@ -1,6 +1,7 @@
-"""The gradient of convolution, ReLU and pool in one pass over the images: the loop behind `block.py`.
+"""The gradient of convolution, ReLU and pool in one pass over the images; sum and ReLU in one.
 
-All arguments are integers, as in `implicit.py`, whose pieces this puts together.
+The arguments of `block_gradients` are integers, as in `implicit.py`, whose pieces it puts together. Who
+calls it, and when, is in `block.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from minicnn_kernels.cpu.blocks import PACKED, multiply, padded_columns
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.finish import mask_rows, unpool_rows
 from minicnn_kernels.cpu.implicit import add_weight_gradient, pad_rows
+from minicnn_kernels.cpu.layout import CHUNK
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, zero_floats
 
 
@@ -82,3 +84,20 @@ def block_gradients(
                         taps, tap_count, run, 1, weight + FLOAT_BYTES * g * panel_size, PACKED,
                         in_group, zeros, 0, target + FLOAT_BYTES * g * in_group, channels,
                     )  # fmt: skip
+
+
+@kernel
+def add_relu(y, a, b):
+    """max(a + b, 0) over flat memory."""
+    for i in range(y.size):
+        total = a[i] + b[i]
+        y[i] = np.float32(0) if total <= 0 else total
+
+
+@kernel(parallel=True)
+def add_relu_chunks(y, a, b):
+    """`add_relu`, a chunk per task."""
+    for chunk in prange((y.size + CHUNK - 1) // CHUNK):
+        start = np.int64(chunk) * CHUNK
+        stop = start + CHUNK
+        add_relu(y[start:stop], a[start:stop], b[start:stop])

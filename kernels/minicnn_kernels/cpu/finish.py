@@ -77,17 +77,21 @@ def pool_rows(pixels, rows, width, stride, columns, relu, y, winners):
 @kernel
 def _pool_window(a, b, c, d, relu, y, winners):
     for i in range(y.size):
-        top, winner = a[i], np.uint8(0)
-        # Unordered comparisons: NaN beats every number, and nothing beats NaN.
-        wins = (not b[i] <= top) & (top == top)
-        top, winner = b[i] if wins else top, np.uint8(1) if wins else winner
-        wins = (not c[i] <= top) & (top == top)
-        top, winner = c[i] if wins else top, np.uint8(2) if wins else winner
-        wins = (not d[i] <= top) & (top == top)
-        top, winner = d[i] if wins else top, np.uint8(3) if wins else winner
-        dead = relu & (top <= 0)
-        y[i] = np.float32(0) if dead else top
-        winners[i] = _DEAD if dead else winner
+        y[i], winners[i] = best_of_four(a[i], b[i], c[i], d[i], relu)
+
+
+@kernel
+def best_of_four(a, b, c, d, relu):
+    """(maximum, which), the latter `DEAD` if relu stops it. NaN beats every number, and nothing beats NaN."""
+    top, winner = a, np.uint8(0)
+    wins = (not b <= top) & (top == top)  # unordered comparisons
+    top, winner = b if wins else top, np.uint8(1) if wins else winner
+    wins = (not c <= top) & (top == top)
+    top, winner = c if wins else top, np.uint8(2) if wins else winner
+    wins = (not d <= top) & (top == top)
+    top, winner = d if wins else top, np.uint8(3) if wins else winner
+    dead = relu & (top <= 0)
+    return np.float32(0) if dead else top, _DEAD if dead else winner
 
 
 @kernel

@@ -15,6 +15,7 @@ from numba import get_thread_id, prange
 from minicnn_kernels import memory
 from minicnn_kernels.cpu.blocks import PACKED, WIDE, multiply, pack, transpose
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
+from minicnn_kernels.cpu.finish import relu_pixels
 from minicnn_kernels.cpu.layout import address
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, load_float, store_float, zero_floats
 
@@ -24,16 +25,19 @@ _ZERO_TAP = np.zeros(1, np.int64)
 
 
 def multiply_matrices(
-    a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None = None
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None = None, *, relu: bool = False
 ) -> np.ndarray:
-    """out = a @ b + bias: a (M, K) and b (K, N) of any strides, bias (N,), out (M, N) with dense rows."""
+    """out = a @ b + bias: a (M, K) and b (K, N) of any strides, bias (N,), out (M, N) with dense rows.
+
+    relu: out = max(out, 0).
+    """
     rows, depth = a.shape
     columns = b.shape[1]
     if out.size == 0:
         return out
     if depth == 0:
         out[...] = 0 if bias is None else bias
-        return out
+        return np.maximum(out, 0, out=out) if relu else out
     a, b = _whole_strides(a), _whole_strides(b)
     a_row, a_column = _strides(a)
     b_row, b_column = _strides(b)
@@ -43,7 +47,7 @@ def multiply_matrices(
         transpose(address(swapped), rows, columns, rows, address(out), out_row)
         if bias is not None:
             np.add(out, bias, out=out)
-        return out
+        return np.maximum(out, 0, out=out) if relu else out
     bias = np.zeros(columns, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
     row_blocks = -(-rows // _BLOCK_ROWS)
     block_rows = -(-rows // row_blocks)
@@ -53,7 +57,7 @@ def multiply_matrices(
     _multiply_blocks(
         address(a), a_row, a_column, address(_offsets(block_rows, a_row)), address(_ZERO_TAP),
         address(b), b_row, b_column, address(panels), address(bias), address(out), out_row,
-        rows, columns, depth, block_rows, block_columns,
+        rows, columns, depth, block_rows, block_columns, relu,
     )  # fmt: skip
     return out
 
@@ -78,7 +82,7 @@ def _offsets(rows: int, stride: int) -> np.ndarray:
 @kernel(parallel=True)
 def _multiply_blocks(
     a, a_row, a_column, row_offsets, zero_tap, b, b_row, b_column, panels, bias, c, c_stride,
-    rows, columns, depth, block_rows, block_columns,
+    rows, columns, depth, block_rows, block_columns, relu,
 ):  # fmt: skip
     """A task is a block of rows times a block of columns; it packs one panel of B at a time and uses it."""
     row_blocks = (rows + block_rows - 1) // block_rows
@@ -95,6 +99,9 @@ def _multiply_blocks(
                 a_column, panel, PACKED, width, bias + FLOAT_BYTES * j, 0,
                 c + FLOAT_BYTES * (i * c_stride + j), c_stride,
             )  # fmt: skip
+            if relu:
+                target = c + FLOAT_BYTES * (i * c_stride + j)
+                relu_pixels(target, min(block_rows, rows - i), c_stride, width)
 
 
 def column_sums(matrix: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ __all__ = [
     "linear_backward_input",
     "linear_backward_weight",
     "linear_forward",
+    "linear_relu_forward",
     "matmul",
 ]
 
@@ -45,8 +46,17 @@ def matmul(a, b):
 
 def linear_forward(x, weight, bias):
     """x weight^T + bias. x (..., in), weight (out, in), bias (out,) or None -> (..., out)."""
+    return _linear(x, weight, bias, relu=False)
+
+
+def linear_relu_forward(x, weight, bias):
+    """max(x weight^T + bias, 0), a block of `reference/block.py`."""
+    return _linear(x, weight, bias, relu=True)
+
+
+def _linear(x, weight, bias, *, relu):
     out = memory.empty((*x.shape[:-1], weight.shape[0]))
-    multiply_matrices(_rows(x), weight.T, _rows(out), bias)
+    multiply_matrices(_rows(x), weight.T, _rows(out), bias, relu=relu)
     return out
 
 

@@ -28,29 +28,43 @@ __all__ = [
 
 def batch_norm_forward(x, weight, bias, eps):
     """Normalize by the statistics of this batch -> (y, mean, inv_std): shapes of x, (C,), (C,)."""
-    mean, inv_std = _moments(_pixels(x), x.shape[1], float(eps))
-    return _normalize(x, mean, _times(inv_std, weight), bias), mean, inv_std
+    mean, inv_std = moments(x, eps)
+    return normalize(x, mean, times(inv_std, weight), bias), mean, inv_std
 
 
 def batch_norm_backward(grad, x, weight, mean, inv_std, needs):
     """(dx, dweight, dbias) of `batch_norm_forward`; mean and inv_std depend on x, too."""
-    channels = x.shape[1]
+    return masked_backward(grad, None, x, weight, mean, inv_std, needs)
+
+
+def masked_backward(grad, y, x, weight, mean, inv_std, needs):
+    """`batch_norm_backward` for relu(batch norm) with the result y; without relu y is None."""
+    relu = y is not None
     grad_pixels, x_pixels, inv_std = _pixels(grad), _pixels(x), contiguous(inv_std)
-    dweight, dbias = _channel_gradients(grad_pixels, x_pixels, contiguous(mean), inv_std)
+    y_pixels = _pixels(y) if relu else grad_pixels
+    dweight, dbias = _channel_gradients(grad_pixels, y_pixels, relu, x_pixels, contiguous(mean), inv_std)
     dx = None
     if needs[0]:
         dx, out = _like(x)
-        # scale (grad - dbias / count - normalized dweight / count), as a line in grad and x
-        share = np.float32(1) / np.float32(max(x.size // max(channels, 1), 1))
-        scale = _times(inv_std, weight)
-        slope = inv_std * dweight * share
-        _input_gradient(grad_pixels, x_pixels, contiguous(mean), slope, dbias * share, scale, out)
+        line = input_line(x, weight, inv_std, dweight, dbias)
+        _input_gradient(grad_pixels, y_pixels, relu, x_pixels, contiguous(mean), *line, out)
     return dx, dweight if needs[1] else None, dbias if needs[2] else None
+
+
+def moments(x, eps):
+    """(mean, 1 / sqrt(variance + eps)) per channel."""
+    return _moments(_pixels(x), x.shape[1], float(eps))
+
+
+def input_line(x, weight, inv_std, dweight, dbias):
+    """(slope, offset, scale) of the gradient by x: scale (grad - offset - (x - mean) slope)."""
+    share = np.float32(1) / np.float32(max(x.size // max(x.shape[1], 1), 1))
+    return inv_std * dweight * share, dbias * share, times(inv_std, weight)
 
 
 def batch_norm_inference(x, weight, bias, running_mean, running_var, eps):
     """Normalize by the running statistics (C,) -> y of x's shape."""
-    return _normalize(x, running_mean, _times(_inverse_std(running_var, eps), weight), bias)
+    return normalize(x, running_mean, times(_inverse_std(running_var, eps), weight), bias)
 
 
 def batch_norm_inference_backward(grad, x, weight, running_mean, running_var, eps, needs):
@@ -58,10 +72,11 @@ def batch_norm_inference_backward(grad, x, weight, running_mean, running_var, ep
     inv_std = _inverse_std(running_var, eps)
     dx = dweight = dbias = None
     if needs[0]:
-        dx = _normalize(grad, np.zeros_like(inv_std), _times(inv_std, weight), None)
+        dx = normalize(grad, np.zeros_like(inv_std), times(inv_std, weight), None)
     if needs[1] or needs[2]:
         mean = contiguous(running_mean)
-        dweight, dbias = _channel_gradients(_pixels(grad), _pixels(x), mean, inv_std)
+        grad = _pixels(grad)
+        dweight, dbias = _channel_gradients(grad, grad, False, _pixels(x), mean, inv_std)
     return dx, dweight if needs[1] else None, dbias if needs[2] else None
 
 
@@ -76,7 +91,7 @@ def _like(x):
     return np.moveaxis(buffer, -1, 1), buffer.reshape(-1)
 
 
-def _times(inv_std, weight):
+def times(inv_std, weight):
     return inv_std if weight is None else inv_std * contiguous(weight)
 
 
@@ -84,10 +99,11 @@ def _inverse_std(variance, eps):
     return np.float32(1) / np.sqrt(contiguous(variance) + np.float32(eps))
 
 
-def _normalize(x, mean, scale, bias):
+def normalize(x, mean, scale, bias, relu=False):
+    """(x - mean) scale + bias per channel, then ReLU if asked; channels-last."""
     y, out = _like(x)
     bias = np.zeros_like(scale) if bias is None else contiguous(bias)
-    _affine(_pixels(x), contiguous(mean), scale, bias, out)
+    _affine(_pixels(x), contiguous(mean), scale, bias, relu, out)
     return y
 
 
@@ -182,27 +198,28 @@ def _merge(means, squares, rows, block_rows, eps):
 
 
 @kernel(parallel=True)
-def _affine(x, mean, scale, bias, y):
-    """(x - mean) scale + bias."""
+def _affine(x, mean, scale, bias, relu, y):
+    """(x - mean) scale + bias; relu: 0 where that is negative."""
     strip = _strip(mean.size)
     size = _block(strip)
     mean, scale, bias = _repeat(mean, strip), _repeat(scale, strip), _repeat(bias, strip)
     for task in prange((x.size + size - 1) // size):
         first = np.int64(task) * size
-        _affine_block(x[first : first + size], mean, scale, bias, y[first : first + size])
+        _affine_block(x[first : first + size], mean, scale, bias, relu, y[first : first + size])
 
 
 @kernel
-def _affine_block(x, mean, scale, bias, y):
+def _affine_block(x, mean, scale, bias, relu, y):
     for start in range(0, x.size, mean.size):
         values, result = x[start : start + mean.size], y[start : start + mean.size]
         for i in range(values.size):
-            result[i] = (values[i] - mean[i]) * scale[i] + bias[i]
+            value = (values[i] - mean[i]) * scale[i] + bias[i]
+            result[i] = np.float32(0) if relu & (value <= 0) else value
 
 
 @kernel(parallel=True)
-def _channel_gradients(grad, x, mean, inv_std):
-    """(sum of grad times normalized x, sum of grad) per channel."""
+def _channel_gradients(grad, y, relu, x, mean, inv_std):
+    """(sum of grad times normalized x, sum of grad) per channel; relu: of grad where y > 0."""
     channels = mean.size
     strip = _strip(channels)
     size = _block(strip)
@@ -213,8 +230,9 @@ def _channel_gradients(grad, x, mean, inv_std):
     for task in prange(blocks):
         first = np.int64(task) * size
         _block_gradients(
-            grad[first : first + size], x[first : first + size], center, along[task], plain[task]
-        )
+            grad[first : first + size], y[first : first + size], relu, x[first : first + size], center,
+            along[task], plain[task],
+        )  # fmt: skip
     dweight = np.empty(channels, np.float32)
     dbias = np.empty(channels, np.float32)
     for c in range(channels):
@@ -224,14 +242,16 @@ def _channel_gradients(grad, x, mean, inv_std):
 
 
 @kernel
-def _block_gradients(grad, x, center, along, plain):
+def _block_gradients(grad, y, relu, x, center, along, plain):
     strip = center.size
     along_strip, plain_strip = np.zeros(strip, np.float32), np.zeros(strip, np.float32)
     for start in range(0, x.size, strip):
-        values, g = x[start : start + strip], grad[start : start + strip]
+        stop = start + strip
+        values, g, result = x[start:stop], grad[start:stop], y[start:stop]
         for i in range(values.size):
-            along_strip[i] += g[i] * (values[i] - center[i])
-            plain_strip[i] += g[i]
+            share = np.float32(0) if relu & (result[i] <= 0) else g[i]
+            along_strip[i] += share * (values[i] - center[i])
+            plain_strip[i] += share
     _fold(along_strip, along)
     _fold(plain_strip, plain)
 
@@ -245,8 +265,8 @@ def _column_sum(x, c):
 
 
 @kernel(parallel=True)
-def _input_gradient(grad, x, mean, slope, offset, scale, dx):
-    """scale (grad - offset - (x - mean) slope)."""
+def _input_gradient(grad, y, relu, x, mean, slope, offset, scale, dx):
+    """scale (grad - offset - (x - mean) slope); relu: of grad where y > 0."""
     strip = _strip(mean.size)
     size = _block(strip)
     mean, slope = _repeat(mean, strip), _repeat(slope, strip)
@@ -254,16 +274,18 @@ def _input_gradient(grad, x, mean, slope, offset, scale, dx):
     for task in prange((x.size + size - 1) // size):
         a = np.int64(task) * size
         z = a + size
-        _gradient_block(grad[a:z], x[a:z], mean, slope, offset, scale, dx[a:z])
+        _gradient_block(grad[a:z], y[a:z], relu, x[a:z], mean, slope, offset, scale, dx[a:z])
 
 
 @kernel
-def _gradient_block(grad, x, mean, slope, offset, scale, dx):
+def _gradient_block(grad, y, relu, x, mean, slope, offset, scale, dx):
     strip = mean.size
     for start in range(0, x.size, strip):
-        values, g, result = x[start : start + strip], grad[start : start + strip], dx[start : start + strip]
+        stop = start + strip
+        values, g, forward, result = x[start:stop], grad[start:stop], y[start:stop], dx[start:stop]
         for i in range(values.size):
-            result[i] = (g[i] - offset[i] - (values[i] - mean[i]) * slope[i]) * scale[i]
+            share = np.float32(0) if relu & (forward[i] <= 0) else g[i]
+            result[i] = (share - offset[i] - (values[i] - mean[i]) * slope[i]) * scale[i]
 
 
 def layer_norm_forward(x, normalized_ndim, weight, bias, eps):
