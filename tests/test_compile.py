@@ -202,6 +202,22 @@ def test_a_forward_that_looks_at_values_runs_uncompiled_and_says_so_once() -> No
         compiled(x)
 
 
+def test_a_forward_that_changes_its_module_runs_uncompiled() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x * self.calls
+
+    compiled = minicnn.compile(Counts())
+    with pytest.warns(graph.CompileWarning, match="changes attributes"):
+        first = compiled(minicnn.ones(1)).item()
+    assert compiled(minicnn.ones(1)).item() == first + 1
+
+
 def test_random_numbers_drawn_in_forward_are_not_frozen() -> None:
     class Noise(nn.Module):
         def forward(self, x):

@@ -27,6 +27,21 @@ class CompileWarning(UserWarning):
     """A model runs uncompiled, module by module; the message says why."""
 
 
+class _State:
+    """What a forward pass may change: the random state, and buffers such as running statistics."""
+
+    def __init__(self, model: Module) -> None:
+        self.random = get_rng_state()
+        self.buffers = [(b, b.detach().clone(), b._version.count) for b in model.buffers()]
+
+    def restore(self) -> None:
+        """Put them back; a buffer that nobody wrote into is left alone, a tape may be watching it."""
+        set_rng_state(self.random)
+        for buffer, value, count in self.buffers:
+            if buffer._version.count != count:
+                buffer.copy_(value)
+
+
 class CompiledModule:
     """What `compile` returns: called like the model, and otherwise the model itself.
 
@@ -51,19 +66,25 @@ class CompiledModule:
             plan, container = self._plans[key]
             results = plan(*inputs)
             return results[0] if container is Tensor else container(results)
-        before = get_rng_state(), [(buffer, buffer.clone()) for buffer in model.buffers()]
+        before = _State(model)
         try:
             graph, outcome = record(model, *inputs)
+            if self._kind_of_call(inputs) != key:
+                raise TraceError("trace: the forward pass changes attributes of its modules")
         except TraceError as error:
             self._refused = str(error)
-            _restore(*before)  # the run below shall be the first
             warnings.warn(f"{type(model).__name__} runs uncompiled: {error}", CompileWarning, stacklevel=2)
+        finally:
+            # The run that was recorded shall leave no trace: the answer is the plan's from the first call
+            # on, to the last bit, so that a training which is resumed goes on as one that was not broken.
+            before.restore()
+        if self._refused is not None:
             return model(*inputs)
         container = tuple if isinstance(outcome, tuple) else list if isinstance(outcome, list) else Tensor
         self._plans[key] = (Plan(fuse(graph), model), container)
         if len(self._plans) > _PLANS:
             self._plans.popitem(last=False)
-        return outcome
+        return self(*inputs)
 
     def _kind_of_call(self, inputs: tuple) -> tuple | None:
         """What a plan depends on beside values; None if no plan can serve the call."""
@@ -97,19 +118,13 @@ class CompiledModule:
         return f"compiled {self._model!r}"
 
 
-def _restore(random_state: dict[str, int], buffers: list[tuple[Tensor, Tensor]]) -> None:
-    set_rng_state(random_state)
-    for buffer, value in buffers:
-        buffer.copy_(value)
-
-
 def compile(model: Module) -> CompiledModule:
     """`model` with fused kernels and reused buffers, for training and for evaluation.
 
     The parameters are the same objects and gradients land in them, so optimizers and checkpoints do not
-    notice; results are equal up to the rounding of float32. The first call with a new batch shape is run
-    uncompiled and recorded. A forward pass that looks at values from Python runs uncompiled, with one
-    CompileWarning that names the line. Raises TypeError for anything but a Module.
+    notice; results are equal up to the rounding of float32. Before the first call with a new batch shape the
+    model runs once uncompiled, to be recorded. A forward pass that looks at values from Python runs
+    uncompiled, with one CompileWarning that names the line. Raises TypeError for anything but a Module.
     """
     if isinstance(model, CompiledModule):
         return model

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import minicnn
 from minicnn import serialization
+from minicnn.graph import CompiledModule
 from minicnn.training.anomaly import not_finite
 from minicnn.training.callbacks import Best, Callback
 from minicnn.training.errors import CheckpointError, TrainingError
@@ -160,6 +161,7 @@ def settings(run: Run) -> dict[str, Any]:
         "clip_value": run.clip_value,
         "max_norm": run.max_norm,
         "l1": run.l1,
+        "compile": isinstance(run.forward, CompiledModule),
         "callbacks": [name for name, c in run.named_callbacks() if not isinstance(c, Checkpoint)],
     }
 

@@ -51,9 +51,11 @@ class Run:
         clip_value: float | None = None,
         max_norm: float | None = None,
         l1: float = 0.0,
+        compile: bool = True,
         configuration: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.loader, self.optimizer, self.loss = model, loader, optimizer, loss
+        self.forward = minicnn.compile(model) if compile else model
         self.epochs, self.validation = epochs, validation
         self.scheduler, self.scheduler_step = scheduler, scheduler_step
         self.clip_norm, self.clip_value, self.max_norm, self.l1 = clip_norm, clip_value, max_norm, l1
@@ -87,7 +89,7 @@ class Run:
     def train_batch(self, images: Any, targets: Any) -> None:
         """One step. Raises TrainingError if the loss or the gradient's norm is not finite."""
         before = Snapshot(self.model)
-        outputs = self.model(images)
+        outputs = self.forward(images)
         loss = self.loss(outputs, targets)
         value = loss.item()
         if not math.isfinite(value):
@@ -119,7 +121,7 @@ class Run:
         if self.means.accuracy is not None:
             row["accuracy"] = self.means.accuracy
         if self.validation is not None:
-            result = evaluate(self.model, self.validation, loss=self.loss)
+            result = evaluate(self.forward, self.validation, loss=self.loss)
             row["validation_loss"] = result.loss
             if result.accuracy is not None:
                 row["validation_accuracy"] = result.accuracy
@@ -217,6 +219,7 @@ def fit(
     metrics: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
+    compile: bool = True,
     configuration: dict[str, Any] | None = None,
 ) -> History:
     """Train `model` for `epochs` over `train_loader`, which yields (images, targets). Gives the History.
@@ -229,7 +232,8 @@ def fit(
     atomically `checkpoint_every` "1 epoch", "200 batches" or "60 seconds"; a Checkpoint says more.
     resume: a file to go on from, bit for bit as if there had been no break; True: from `checkpoint` if it
     exists, else begin. metrics: JSON Lines file. progress: None a bar on a terminal and a line per epoch
-    elsewhere, True the same bar anywhere, False nothing. configuration: plain values that are kept in the
+    elsewhere, True the same bar anywhere, False nothing. compile: run the model by `minicnn.compile`, which
+    changes speed and the last bits of results. configuration: plain values that are kept in the
     checkpoint and must be the same on resume.
 
     Raises ValueError for arguments that make no sense, TrainingError when loss or weights stop being
@@ -257,6 +261,7 @@ def fit(
         clip_value=clip_value,
         max_norm=max_norm,
         l1=l1,
+        compile=compile,
         configuration=configuration,
     )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
