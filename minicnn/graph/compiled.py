@@ -27,16 +27,24 @@ class CompileWarning(UserWarning):
     """A model runs uncompiled, module by module; the message says why."""
 
 
+def _plain_attributes(module: Module) -> dict[str, Any]:
+    """Options of a layer and its mode: what Python code in forward may branch on."""
+    return {name: value for name, value in module.__dict__.items() if isinstance(value, _PLAIN)}
+
+
 class _State:
-    """What a forward pass may change: the random state, and buffers such as running statistics."""
+    """What a forward pass may change: random state, buffers such as running statistics, plain attributes."""
 
     def __init__(self, model: Module) -> None:
         self.random = get_rng_state()
+        self.attributes = [(module, _plain_attributes(module)) for module in model.modules()]
         self.buffers = [(b, b.detach().clone(), b._version.count) for b in model.buffers()]
 
     def restore(self) -> None:
         """Put them back; a buffer that nobody wrote into is left alone, a tape may be watching it."""
         set_rng_state(self.random)
+        for module, attributes in self.attributes:
+            module.__dict__.update(attributes)
         for buffer, value, count in self.buffers:
             if buffer._version.count != count:
                 buffer.copy_(value)
@@ -96,9 +104,8 @@ class CompiledModule:
         for module in self._model.modules():
             if module._forward_hooks or module._forward_pre_hooks:
                 return None
-            attributes = module.__dict__
             key.append(id(module))  # plans hold their modules, so an id is not used again while it matters
-            key.append(tuple(value for value in attributes.values() if isinstance(value, _PLAIN)))
+            key.append(tuple(_plain_attributes(module).items()))
         return tuple(key)
 
     def plans(self) -> list[Plan]:
