@@ -53,7 +53,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="?", choices=("steps", "startup", "memory", "ladder"), default="steps")
-    parser.add_argument("--engines", type=choices(ENGINES), default="minicnn,torch,torch-channels-last")
+    parser.add_argument("--engines", type=choices(ENGINES), default="minicnn,minicnn-eager,torch,torch-channels-last")
     parser.add_argument("--nets", type=choices(tuple(NETS)), default=",".join(NETS))
     parser.add_argument("--threads", type=thread_counts, default=[1, cores] if cores > 1 else [1])
     parser.add_argument("--batch", type=positive, default=64)

@@ -41,8 +41,8 @@ def random_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(0, CLASSES, batch)
 
 
-def make_minicnn(net: str, *, batch: int, threads: int) -> Engine:
-    """minicnn through its public API and tape."""
+def make_minicnn(net: str, *, batch: int, threads: int, compiled: bool) -> Engine:
+    """minicnn through its public API and tape; compiled as `fit` does, or module by module."""
     import minicnn
     from minicnn import nn, optim
     from minicnn.nn import functional as F
@@ -52,6 +52,8 @@ def make_minicnn(net: str, *, batch: int, threads: int) -> Engine:
     model = NETS[net].build(nn)
     frozen = copy.deepcopy(model).eval()
     optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    if compiled:
+        model, frozen = minicnn.compile(model), minicnn.compile(frozen)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -123,14 +125,18 @@ def make_torch(
 
 def make(name: str, net: str, *, batch: int, threads: int) -> Engine:
     """The engine called `name`. Raises Unavailable if it is not installed."""
-    if name == "minicnn":
-        return make_minicnn(net, batch=batch, threads=threads)
+    if name in MINICNN_VARIANTS:
+        return make_minicnn(net, batch=batch, threads=threads, **MINICNN_VARIANTS[name])
     return make_torch(net, batch=batch, threads=threads, **TORCH_VARIANTS[name])
 
 
+MINICNN_VARIANTS: dict[str, dict[str, bool]] = {
+    "minicnn": {"compiled": True},
+    "minicnn-eager": {"compiled": False},
+}
 TORCH_VARIANTS: dict[str, dict[str, bool]] = {
     "torch": {},
     "torch-channels-last": {"channels_last": True},
     "torch-compile": {"compiled": True},
 }
-ENGINES = ("minicnn", *TORCH_VARIANTS)
+ENGINES = (*MINICNN_VARIANTS, *TORCH_VARIANTS)
