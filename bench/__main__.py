@@ -12,6 +12,8 @@ from bench import memory, record, startup, steps
 from bench.engines import ENGINES
 from bench.nets import NETS
 
+ENGINES_BY_DEFAULT = "minicnn,minicnn-eager,torch,torch-channels-last"
+
 
 def choices(known: tuple[str, ...]) -> Callable[[str], list[str]]:
     """A parser of comma-separated names."""
@@ -53,7 +55,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="?", choices=("steps", "startup", "memory", "ladder"), default="steps")
-    parser.add_argument("--engines", type=choices(ENGINES), default="minicnn,minicnn-eager,torch,torch-channels-last")
+    parser.add_argument("--engines", type=choices(ENGINES), default=ENGINES_BY_DEFAULT)
     parser.add_argument("--nets", type=choices(tuple(NETS)), default=",".join(NETS))
     parser.add_argument("--threads", type=thread_counts, default=[1, cores] if cores > 1 else [1])
     parser.add_argument("--batch", type=positive, default=64)
