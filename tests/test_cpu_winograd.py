@@ -1,4 +1,4 @@
-"""Winograd's convolution against the reference: any shape, thread count and vector width; its error's size."""
+"""Winograd's convolution against the reference: any shape, thread count and vector width, and its error."""
 
 from __future__ import annotations
 
@@ -86,6 +86,32 @@ def test_every_shape_equals_the_reference(algorithm, case):
     kernels.set_algorithm("conv2d", algorithm)
     arrays, options = case
     assert max(errors(arrays, options)) < TOLERANCE[algorithm]
+
+
+@pytest.mark.parametrize("algorithm", TOLERANCE)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("pool", [None, ((2, 2), (2, 2))], ids=["no pool", "pool"])
+@given(case=layers())
+@settings(max_examples=25, deadline=None)
+def test_fused_relu_and_pool_equal_separate_ones(algorithm, relu, pool, case):
+    (x, weight, bias, _), options = case
+    kernels.set_algorithm("conv2d", algorithm)
+    wanted = cpu.conv2d_forward(x, weight, bias, *options)
+    if min(wanted.shape[2:]) < 2:
+        pool = None
+    wanted = np.where(wanted < 0, np.float32(0), wanted) if relu else wanted
+    y, winners = cpu.conv2d_block_forward(x, weight, bias, *options, relu, pool)
+    if pool is None:
+        np.testing.assert_array_equal(y, wanted)
+    else:
+        pooled, argmax = reference.max_pool2d_forward(wanted, *pool, (0, 0), (1, 1), False)
+        alive = winners < 4
+        np.testing.assert_allclose(
+            y, pooled, rtol=0, atol=TOLERANCE[algorithm] * np.abs(wanted).max(initial=1)
+        )
+        assert not relu or np.all(y[~alive] == 0)
+        if algorithm == "winograd":  # pooling takes F(2x2)
+            np.testing.assert_array_equal(winners[alive], argmax[alive])
 
 
 @pytest.mark.parametrize("algorithm", TOLERANCE)

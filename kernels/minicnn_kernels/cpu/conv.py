@@ -157,9 +157,11 @@ def convolve(
     transposed: taps (kh, kw, C, O) are turned around and O becomes the input's channels. relu: y = max(y, 0).
     winners (N, H' // 2, W' // 2, O): y is 2x2 max pooled, and this says which pixels won.
     """
-    edge = winograd.tile_edge(x, taps, y, stride, dilation, groups)
-    if edge and not relu and winners is None:
-        winograd.convolve(x, taps, bias, y, margin, transposed=transposed, edge=edge)
+    edge = winograd.tile_edge(x, taps, y, stride, dilation, groups, winners is not None)
+    if edge:
+        winograd.convolve(
+            x, taps, bias, y, margin, transposed=transposed, relu=relu, winners=winners, edge=edge
+        )
         return
     n, height, width, channels = x.shape
     kh, kw = taps.shape[:2]

@@ -33,6 +33,7 @@ from minicnn_kernels.cpu.blocks import (
     padded_columns,
 )
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
+from minicnn_kernels.cpu.finish import pool_rows
 from minicnn_kernels.cpu.layout import address, contiguous
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, zero_floats
 
@@ -46,17 +47,18 @@ _SCRATCH_BYTES = 1 << 20  # half of a 2 MiB second-level cache; weights and resu
 def make_transform(matrix):
     """target = matrix @ source @ matrix^T for a square of vectors, as a Numba intrinsic:
 
-    transform(source, source_row, source_column, target, target_row, target_column)
+    transform(source, source_row, source_column, target, target_row, target_column, relu)
 
-    source and target are addresses of float32, the rest are distances of rows and columns in floats. Each
-    element of the squares is a vector of LANES floats (channels). Zeros in the matrix cost nothing.
+    source and target are addresses of float32, the rest distances of rows and columns in floats. Each element
+    of the squares is a vector of LANES floats (channels). Zeros in the matrix cost nothing. relu: 1 if
+    negative results shall become 0, NaN staying NaN.
     """
     matrix = np.asarray(matrix, np.float64)
     vector = ir.VectorType(ir.FloatType(), LANES)
     pointer = vector.as_pointer()
 
     @intrinsic
-    def transform(typingctx, source, source_row, source_column, target, target_row, target_column):
+    def transform(typingctx, source, source_row, source_column, target, target_row, target_column, relu):
         def codegen(context, builder, signature, args):
             def place(start, row, column, i, j):
                 floats = builder.add(builder.mul(row, row.type(i)), builder.mul(column, column.type(j)))
@@ -83,7 +85,11 @@ def make_transform(matrix):
             def constant(value):
                 return ir.Constant(vector, [float(np.float32(value))] * LANES)
 
+            def at_least(lowest, value):
+                return builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
+
             size = matrix.shape[1]
+            lowest = builder.select(builder.trunc(args[6], ir.IntType(1)), constant(0), constant(-np.inf))
             square = [
                 [builder.load(place(*args[:3], i, j), align=FLOAT_BYTES) for j in range(size)]
                 for i in range(size)
@@ -92,10 +98,10 @@ def make_transform(matrix):
             for i, row in enumerate(zip(*columns, strict=True)):
                 for j, coefficients in enumerate(matrix):
                     value = combine(coefficients, row)
-                    builder.store(value, place(*args[3:], i, j), align=FLOAT_BYTES)
+                    builder.store(at_least(lowest, value), place(*args[3:6], i, j), align=FLOAT_BYTES)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 6), codegen
+        return types.void(*[types.intp] * 7), codegen
 
     return transform
 
@@ -129,16 +135,21 @@ _output_4 = make_transform(
 )
 
 
-def tile_edge(x, taps, y, stride, dilation, groups) -> int:
+def tile_edge(x, taps, y, stride, dilation, groups, pool) -> int:
     """Height and width of the tiles of outputs to convolve by, 2 or 4; 0 where the direct kernel is to do it.
 
-    x (N, H, W, C), taps (kh, kw, ...), y (N, O, H', W'). Depends on shapes and `algorithm("conv2d")` alone.
+    x (N, H, W, C), taps (kh, kw, ...), y (N, O, H', W'), after 2x2 pooling if `pool`. Depends on shapes and
+    `algorithm("conv2d")` alone.
     """
     if taps.shape[:2] != (3, 3) or tuple(stride) != (1, 1) or tuple(dilation) != (1, 1) or groups != 1:
         return 0
     chosen = algorithm("conv2d")
     if chosen == "auto":
-        return 2 if _pays(x.shape[3], *y.shape) else 0
+        images, outputs, height, width = y.shape
+        window = 2 if pool else 1
+        return 2 if _pays(x.shape[3], images, outputs, window * height, window * width) else 0
+    if chosen.startswith("winograd") and pool:
+        return 2
     return {"winograd": 2, "winograd4": 4}.get(chosen, 0)
 
 
@@ -156,14 +167,17 @@ def _pays(channels, images, outputs, height, width) -> bool:
     return fewer and min(channels, outputs) >= 16 and max(channels, outputs) >= 32
 
 
-def convolve(x, taps, bias, y, margin, *, transposed, edge=2) -> None:
+def convolve(x, taps, bias, y, margin, *, transposed=False, relu=False, winners=None, edge=2) -> None:
     """y = bias + x * taps for images (N, H, W, C), `margin` zeros around them; y (N, O, H', W').
 
-    taps (3, 3, C, O); transposed: they are turned around and O becomes the input's channels. bias (O,). edge:
-    the height and width of a tile of outputs, 2 or 4.
+    taps (3, 3, C, O), bias (O,); transposed, relu and winners as in `conv.convolve`. edge: the height and
+    width of a tile of outputs, 2 or 4; it must be 2, the pool's window, if there are winners.
     """
     n, height, width, channels = x.shape
     _, outputs, out_height, out_width = y.shape
+    pool = winners is not None
+    if pool:
+        out_height, out_width = 2 * out_height, 2 * out_width
     down, across = -(-out_height // edge), -(-out_width // edge)
     total = n * down * across
     planes = (edge + 2) ** 2
@@ -181,12 +195,12 @@ def convolve(x, taps, bias, y, margin, *, transposed, edge=2) -> None:
     weight = _transformed(taps, transposed, edge)
     row_offsets, zero_tap, zeros = _tables(tiles, row)
     plane, product = tiles * row + _GAP, tiles * WIDE + _GAP
-    scratch = memory.empty((THREAD_SLOTS, planes * (plane + product + row) + LANES))
+    scratch = memory.empty((THREAD_SLOTS, planes * (plane + product + max(row, WIDE)) + LANES))
     _convolve(
         address(x), address(weight), weight.shape[1], address(bias), address(zeros), address(y),
-        address(scratch), scratch.shape[1], plane, product, address(row_offsets), address(zero_tap), edge,
-        height, width, channels, row, out_height, out_width, outputs, *margin, down, across, total,
-        tiles, column_blocks, block_columns,
+        address(winners) if pool else 0, address(scratch), scratch.shape[1], plane, product,
+        address(row_offsets), address(zero_tap), edge, height, width, channels, row, out_height, out_width,
+        outputs, *margin, int(relu), pool, down, across, total, tiles, column_blocks, block_columns,
     )  # fmt: skip
 
 
@@ -229,16 +243,16 @@ def _transform_weight(taps, distance, rows, columns, weight, plane, edge):
                 source = taps + FLOAT_BYTES * (i * columns + j)
                 target = weight + FLOAT_BYTES * (panel * rows + i * panel_width + j - panel)
                 if edge == 2:
-                    _weight_2(source, 3 * distance, distance, target, 4 * plane, plane)
+                    _weight_2(source, 3 * distance, distance, target, 4 * plane, plane, 0)
                 else:
-                    _weight_4(source, 3 * distance, distance, target, 6 * plane, plane)
+                    _weight_4(source, 3 * distance, distance, target, 6 * plane, plane, 0)
 
 
 @kernel(parallel=True)
 def _convolve(
-    x, weight, weight_plane, bias, zeros, y, scratch, scratch_size, plane, product, row_offsets, zero_tap,
-    edge, height, width, channels, row, out_height, out_width, outputs, top, left, down, across, total,
-    tiles, column_blocks, block_columns,
+    x, weight, weight_plane, bias, zeros, y, winners, scratch, scratch_size, plane, product,
+    row_offsets, zero_tap, edge, height, width, channels, row, out_height, out_width,
+    outputs, top, left, relu, pool, down, across, total, tiles, column_blocks, block_columns,
 ):  # fmt: skip
     """A task: `tiles` tiles, numbered through all images, times a block of output channels."""
     size = edge + 2
@@ -263,9 +277,9 @@ def _convolve(
             target = inputs + FLOAT_BYTES * i * row
             for c in range(0, FLOAT_BYTES * row, FLOAT_BYTES * LANES):
                 if edge == 2:
-                    _input_2(source + c, pitch, channels, target + c, 4 * plane, plane)
+                    _input_2(source + c, pitch, channels, target + c, 4 * plane, plane, 0)
                 else:
-                    _input_4(source + c, pitch, channels, target + c, 6 * plane, plane)
+                    _input_4(source + c, pitch, channels, target + c, 6 * plane, plane, 0)
 
         for j in range(column, min(column + block_columns, outputs), WIDE):
             columns = min(WIDE, outputs - j)
@@ -281,25 +295,29 @@ def _convolve(
                 image, tile = (first + i) // (down * across), (first + i) % (down * across)
                 i0, j0 = tile // across * edge, tile % across * edge
                 valid_rows, valid_columns = min(edge, out_height - i0), min(edge, out_width - j0)
-                whole = valid_rows == edge and valid_columns == edge
                 pixel = y + FLOAT_BYTES * (((image * out_height + i0) * out_width + j0) * outputs + j)
+                target, pitch, step = pixel, out_width * outputs, outputs
+                whole = valid_rows == edge and valid_columns == edge and columns % LANES == 0
+                if pool or not whole:
+                    target, pitch, step = patch, edge * WIDE, WIDE
                 for c in range(0, columns, LANES):
-                    source = products + FLOAT_BYTES * (i * WIDE + c)
-                    valid = min(LANES, columns - c)
-                    target, pitch, step = pixel + FLOAT_BYTES * c, out_width * outputs, outputs
-                    if not whole or valid < LANES:
-                        target, pitch, step = patch, edge * LANES, LANES
+                    source, place = products + FLOAT_BYTES * (i * WIDE + c), target + FLOAT_BYTES * c
                     if edge == 2:
-                        _output_2(source, 4 * product, product, target, pitch, step)
+                        _output_2(source, 4 * product, product, place, pitch, step, relu)
                     else:
-                        _output_4(source, 6 * product, product, target, pitch, step)
-                    if target == patch:
-                        for r in range(valid_rows):
-                            for q in range(valid_columns):
-                                copy_floats(
-                                    pixel + FLOAT_BYTES * ((r * out_width + q) * outputs + c),
-                                    patch + FLOAT_BYTES * (r * edge + q) * LANES, valid,
-                                )  # fmt: skip
+                        _output_4(source, 6 * product, product, place, pitch, step, relu)
+                if pool:  # a tile is a window
+                    window = (first + i) * outputs + j
+                    pool_rows(
+                        patch, 1, 2, WIDE, columns, relu != 0, y + FLOAT_BYTES * window, winners + window
+                    )
+                elif not whole:
+                    for r in range(valid_rows):
+                        for q in range(valid_columns):
+                            copy_floats(
+                                pixel + FLOAT_BYTES * (r * out_width + q) * outputs,
+                                patch + FLOAT_BYTES * (r * edge + q) * WIDE, columns,
+                            )  # fmt: skip
 
 
 @kernel
