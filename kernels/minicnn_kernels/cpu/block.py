@@ -43,6 +43,7 @@ from minicnn_kernels.cpu.normalization import (
     times,
 )
 from minicnn_kernels.cpu.pooling import max_pool2d_backward, max_pool2d_forward
+from minicnn_kernels.cpu.winograd import tile_edge
 from minicnn_kernels.reference.block import DEAD
 from minicnn_kernels.windows import conv_output_size
 
@@ -81,7 +82,7 @@ def conv2d_block_forward(x, weight, bias, stride, padding, dilation, groups, rel
 
 def conv2d_block_backward(grad, y, winners, x, weight, stride, padding, dilation, groups, relu, pool, needs):
     """(dx, dweight, dbias) of `conv2d_block_forward`. grad and y (N, O, H'', W'')."""
-    if _is_fusable(grad, x, weight, stride, padding, dilation, groups, pool, needs):
+    if _is_fusable(grad, x, weight, groups, pool, needs):
         return _fused_gradients(
             grad, y, winners, x, weight, stride, padding, dilation, groups, relu, pool, needs
         )
@@ -95,78 +96,76 @@ def conv2d_block_backward(grad, y, winners, x, weight, stride, padding, dilation
     )
 
 
-def _is_fusable(grad, x, weight, stride, padding, dilation, groups, pool, needs):
-    """Whether the fused gradient exists, and has enough images to share among threads."""
+def _is_fusable(grad, x, weight, groups, pool, needs):
+    """Whether the weight's gradient is wanted, of a kind that is fused, with enough images for the tasks."""
     if algorithm("conv2d") == "explicit" or pool not in (None, _FUSED_POOL) or not needs[1]:
         return False
     depthwise = x.shape[1] == groups == weight.shape[0] and groups > 1
-    if depthwise or grad.size == 0 or x.shape[0] < _TASKS:
-        return False
-    gathers = tuple(stride) == (1, 1) and min(_margin(weight, padding, dilation)) >= 0
-    return gathers or not needs[0]
-
-
-def _margin(weight, padding, dilation):
-    """Zeros around the gradient for the convolution that gives the gradient by x."""
-    return tuple(d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True))
+    return not depthwise and grad.size > 0 and x.shape[0] >= _TASKS
 
 
 def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, groups, relu, pool, needs):
     n, channels, *size = x.shape
-    outputs, in_group, *kernel_size = weight.shape
-    out_size = conv_output_size(size, kernel_size, stride, padding, dilation)
-    pixels = math.prod(out_size)
-    images = max(1, min(_PIXELS_PER_GROUP // pixels, n // _TASKS))
+    outputs, in_group, *kernel = weight.shape
+    size, kernel, stride, dilation = tuple(size), tuple(kernel), tuple(stride), tuple(dilation)
+    out_size = conv_output_size(size, kernel, stride, padding, dilation)
+    images = max(1, min(_PIXELS_PER_GROUP // math.prod(out_size), n // _TASKS))
     rows_per_block = max(1, PIXELS_PER_BLOCK // out_size[1])
-
     windows = find_windows(
-        tuple(size), out_size, channels, tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation),
-        groups, images, False,
-    )  # fmt: skip
+        size, out_size, channels, kernel, stride, tuple(padding), dilation, groups, images, False
+    )
     row_offsets, row_starts = transposed_tables(
-        windows.padded_height, windows.pitch, channels, in_group, tuple(kernel_size), tuple(dilation),
-        stride[0], out_size[0], images, False,
+        windows.padded_height, windows.pitch, channels, in_group, kernel, dilation, stride[0], out_size[0],
+        images, False,
     )  # fmt: skip
-    margin, gather, turned = (0, 0), None, weight
-    dx = None
-    gather_size = out_size
+
+    # The gradient by x is taken from the scratch if it is a direct convolution of what lies there.
+    dx = whole = None
+    margin, gather, grad_size, turned = (0, 0), windows, out_size, weight
     if needs[0]:
-        margin = _margin(weight, padding, dilation)
-        gather = find_windows(
-            out_size, tuple(size), outputs, tuple(kernel_size), (1, 1), margin, tuple(dilation),
-            groups, images, True,
-        )  # fmt: skip
-        gather_size = gather.padded_height, gather.pitch
-        turned = pack_weights(taps_first(weight), groups, transposed=True)
-        dx = memory.empty_images(*x.shape)
-    few = math.prod(kernel_size) * in_group <= 2 * WIDE_ROWS and outputs == padded_columns(outputs)
+        dx, whole = memory.empty_images(*x.shape), memory.empty((n, *out_size, outputs))
+        taps = taps_first(weight)
+        wanted = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
+        by_tiles = tile_edge(whole, taps, dx, stride, dilation, groups, False)
+        if stride != (1, 1) or min(wanted) < 0 or by_tiles:
+            dx = None
+        else:
+            whole, margin = None, wanted
+            gather = find_windows(
+                out_size, size, outputs, kernel, stride, margin, dilation, groups, images, True
+            )
+            grad_size, turned = (
+                (gather.padded_height, gather.pitch),
+                pack_weights(taps, groups, transposed=True),
+            )
+
+    few = math.prod(kernel) * in_group <= 2 * WIDE_ROWS and outputs == padded_columns(outputs)
     packed = not (few and groups == 1 and margin == (0, 0))
-    floats = images * math.prod(gather_size) * outputs
-    if not windows.direct:
-        floats += images * windows.padded_height * windows.pitch * channels
+    floats = 0 if windows.direct else images * windows.padded_height * windows.pitch * channels
+    if whole is None:
+        floats += images * math.prod(grad_size) * outputs
     if packed:
         floats += rows_per_block * out_size[1] * padded_columns(outputs // groups)
     scratch = scratch_buffers(floats)
-    partial = memory.empty((_TASKS, weight.size))
-    sums = np.empty((n, outputs), np.float32)
+    partial, sums = memory.empty((_TASKS, weight.size)), np.empty((n, outputs), np.float32)
     zeros = np.zeros(channels, np.float32)
-    grad, y, images_of_x = channels_last(grad), channels_last(y), channels_last(x)
-    if winners is not None:
-        winners = _channels_last_bytes(winners)
+    grad, y, x_images = channels_last(grad), channels_last(y), channels_last(x)
+    winners = grad if winners is None else _channels_last_bytes(winners)
     block_gradients(
-        address(grad), address(y), 0 if winners is None else address(winners), address(images_of_x),
-        address(turned), address(zeros), 0 if dx is None else address(dx), address(partial), address(sums),
-        address(scratch), scratch.shape[1], bool(relu), pool is not None,
+        address(grad), address(y), address(winners), address(x_images), address(turned), address(zeros),
+        0 if dx is None else address(dx), 0 if whole is None else address(whole), address(partial),
+        address(sums), address(scratch), scratch.shape[1], bool(relu), pool is not None,
         n, *size, channels, *out_size, outputs, groups,
         address(row_offsets), address(row_starts), stride[1] * channels, *padding,
-        windows.padded_height, windows.pitch, windows.direct, *margin, *gather_size,
-        0 if gather is None else address(gather.pixel_offsets),
-        0 if gather is None else address(gather.tap_offsets),
-        0 if gather is None else gather.tap_offsets.size, 0 if gather is None else gather.run,
-        _TASKS, images, rows_per_block, packed, weight.size, dx is not None,
+        windows.padded_height, windows.pitch, windows.direct, *margin, *grad_size,
+        address(gather.pixel_offsets), address(gather.tap_offsets), gather.tap_offsets.size, gather.run,
+        _TASKS, images, rows_per_block, packed, weight.size,
     )  # fmt: skip
-    dweight = memory.empty((*kernel_size, in_group, outputs))
+    dweight = memory.empty((*kernel, in_group, outputs))
     add_parts(address(partial), _TASKS, weight.size, address(dweight))
+    if whole is not None:
+        whole = whole.transpose(0, 3, 1, 2)
+        dx = conv2d_backward_input(whole, weight, x.shape, stride, padding, dilation, groups)
     return dx, dweight.transpose(3, 2, 0, 1), sums.sum(axis=0) if needs[2] else None
 
 

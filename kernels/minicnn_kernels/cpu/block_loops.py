@@ -19,16 +19,17 @@ from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, zero_floats
 
 @kernel(parallel=True)
 def block_gradients(
-    grad, y, winners, x, weight, zeros, dx, dweight, dbias, scratch, scratch_size, relu, pool,
+    grad, y, winners, x, weight, zeros, dx, whole, dweight, dbias, scratch, scratch_size, relu, pool,
     images, height, width, channels, out_height, out_width, out_channels, groups,
     row_offsets, row_starts, step, top, left, padded_height, pitch, direct,
     margin_top, margin_left, grad_height, grad_pitch, pixel_offsets, taps, tap_count, run,
-    tasks, images_per_block, rows_per_block, packed, size, needs_x,
+    tasks, images_per_block, rows_per_block, packed, size,
 ):  # fmt: skip
     """dweight[t] over the images of task t, dbias[i] over image i, and dx.
 
     The gradient before ReLU and pool is rebuilt in the scratch, image by image, between the zeros that the
-    gradient by x reads beyond its edge; there it serves for both products.
+    gradient by x reads beyond its edge; there it serves for both products. Where another algorithm is to
+    compute dx (dx is 0), it is rebuilt in `whole` (N, H', W', O) instead, if that is not 0.
     """
     window = 2 if pool else 1
     rows, columns = out_height // window, out_width // window
@@ -40,14 +41,18 @@ def block_gradients(
         part = np.intp(task)
         result = dweight + FLOAT_BYTES * part * size
         zero_floats(result, size)
-        before = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
-        inside = before + FLOAT_BYTES * (margin_top * grad_pitch + margin_left) * out_channels
-        padded = before + FLOAT_BYTES * images_per_block * grad_image
+        buffer = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
+        before, padded = buffer, buffer
+        if not whole:
+            padded += FLOAT_BYTES * images_per_block * grad_image
+            zero_floats(before, images_per_block * grad_image)
         panels = padded if direct else padded + FLOAT_BYTES * images_per_block * image_size
-        zero_floats(before, images_per_block * grad_image)
         begin, end = images * part // tasks, images * (part + 1) // tasks
         for first in range(begin, end, images_per_block):
             count = min(images_per_block, end - first)
+            if whole:
+                before = whole + FLOAT_BYTES * first * grad_image
+            inside = before + FLOAT_BYTES * (margin_top * grad_pitch + margin_left) * out_channels
             for i in range(count):
                 place = (first + i) * rows * columns * out_channels
                 target = inside + FLOAT_BYTES * i * grad_image
@@ -76,7 +81,7 @@ def block_gradients(
                 count * out_height, out_height, out_width, channels, out_channels, groups,
                 0, out_group, rows_per_block, panels, packed, result,
             )  # fmt: skip
-            if needs_x:
+            if dx:
                 target = dx + FLOAT_BYTES * first * height * width * channels
                 for g in range(groups):
                     multiply(
