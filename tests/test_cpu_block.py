@@ -65,16 +65,17 @@ CONVOLUTIONS = {
     "first layer": (64, 1, 32, 1, (28, 28), (3, 3), (1, 1), (1, 1), (1, 1)),
     "second layer": (64, 32, 64, 1, (14, 14), (3, 3), (1, 1), (1, 1), (1, 1)),
     "colours": (9, 3, 32, 1, (32, 32), (3, 3), (1, 1), (1, 1), (1, 1)),
-    "odd height and width": (17, 5, 19, 1, (9, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
-    "odd width, wide kernel": (8, 4, 6, 1, (10, 13), (5, 3), (1, 1), (2, 0), (1, 1)),
-    "tiny maps": (33, 16, 40, 1, (4, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
-    "no padding": (10, 8, 16, 1, (12, 12), (5, 5), (1, 1), (0, 0), (1, 1)),
-    "padding beyond the kernel": (10, 8, 16, 1, (6, 6), (3, 3), (1, 1), (3, 3), (1, 1)),
-    "one by one": (12, 24, 8, 1, (6, 6), (1, 1), (1, 1), (0, 0), (1, 1)),
-    "strides": (9, 6, 16, 1, (17, 15), (3, 3), (2, 2), (1, 1), (1, 1)),
-    "dilation": (9, 6, 16, 1, (14, 14), (3, 3), (1, 1), (2, 2), (2, 2)),
-    "groups": (11, 6, 20, 2, (8, 9), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "odd height and width": (67, 5, 19, 1, (9, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "odd width, wide kernel": (41, 4, 6, 1, (10, 13), (5, 3), (1, 1), (2, 0), (1, 1)),
+    "tiny maps": (210, 16, 40, 1, (4, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "no padding": (65, 8, 16, 1, (12, 12), (5, 5), (1, 1), (0, 0), (1, 1)),
+    "padding beyond the kernel": (65, 8, 16, 1, (6, 6), (3, 3), (1, 1), (3, 3), (1, 1)),
+    "one by one": (115, 24, 8, 1, (6, 6), (1, 1), (1, 1), (0, 0), (1, 1)),
+    "strides": (65, 6, 16, 1, (17, 15), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "dilation": (33, 6, 16, 1, (14, 14), (3, 3), (1, 1), (2, 2), (2, 2)),
+    "groups": (64, 6, 20, 2, (8, 9), (3, 3), (1, 1), (1, 1), (1, 1)),
     "depthwise": (9, 19, 19, 19, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "few pixels": (12, 8, 16, 1, (6, 6), (3, 3), (1, 1), (1, 1), (1, 1)),
     "one image": (1, 8, 70, 1, (11, 12), (3, 3), (1, 1), (1, 1), (1, 1)),
     "one large image": (1, 3, 16, 1, (75, 66), (3, 3), (1, 1), (1, 1), (1, 1)),
     "three images": (3, 8, 16, 1, (6, 6), (3, 3), (1, 1), (1, 1), (1, 1)),
@@ -116,7 +117,7 @@ def test_a_convolution_block_equals_its_layers_and_so_does_its_gradient(name, re
 @pytest.mark.parametrize("pool", [HALVING, None])
 def test_the_convolution_block_agrees_with_the_reference(pool):
     geometry = ((1, 1), (1, 1), (1, 1), 1)
-    x, weight, bias = normal(9, 4, 8, 9), normal(6, 4, 3, 3, seed=1), normal(6, seed=2)
+    x, weight, bias = normal(60, 4, 8, 9), normal(6, 4, 3, 3, seed=1), normal(6, seed=2)
     actual = cpu.conv2d_block_forward(x, weight, bias, *geometry, True, pool)
     expected = reference.conv2d_block_forward(x, weight, bias, *geometry, True, pool)
     np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5, atol=1e-5)
@@ -130,7 +131,7 @@ def test_the_convolution_block_agrees_with_the_reference(pool):
 )
 def test_gradients_that_nobody_needs_are_none(needs):
     geometry = ((1, 1), (1, 1), (1, 1), 1)
-    x, weight = normal(9, 4, 8, 8), normal(16, 4, 3, 3, seed=1)
+    x, weight = normal(65, 4, 8, 8), normal(16, 4, 3, 3, seed=1)
     y, winners = cpu.conv2d_block_forward(x, weight, None, *geometry, True, HALVING)
     everything = cpu.conv2d_block_backward(y, y, winners, x, weight, *geometry, True, HALVING, ALL)
     some = cpu.conv2d_block_backward(y, y, winners, x, weight, *geometry, True, HALVING, needs)
@@ -162,7 +163,7 @@ def test_the_first_of_equal_pixels_wins_and_zero_is_dead():
 
 def test_any_memory_layout_gives_the_same_block():
     geometry = ((1, 1), (1, 1), (1, 1), 1)
-    x, weight, bias = normal(9, 4, 8, 9), normal(6, 4, 3, 3, seed=1), normal(6, seed=2)
+    x, weight, bias = normal(60, 4, 8, 9), normal(6, 4, 3, 3, seed=1), normal(6, seed=2)
     y, winners = cpu.conv2d_block_forward(x, weight, bias, *geometry, True, HALVING)
     grad = normal(*y.shape, seed=3)
     plain = cpu.conv2d_block_backward(grad, y, winners, x, weight, *geometry, True, HALVING, ALL)
@@ -178,7 +179,7 @@ def test_any_memory_layout_gives_the_same_block():
 
 def conv_block(pool):
     geometry = ((1, 1), (1, 1), (1, 1), 1)
-    x, weight, bias = normal(19, 5, 15, 13), normal(40, 5, 3, 3, seed=1), normal(40, seed=2)
+    x, weight, bias = normal(23, 5, 15, 13), normal(40, 5, 3, 3, seed=1), normal(40, seed=2)
     y, winners = cpu.conv2d_block_forward(x, weight, bias, *geometry, True, pool)
     grad = normal(*y.shape, seed=3)
     return y, *cpu.conv2d_block_backward(grad, y, winners, x, weight, *geometry, True, pool, ALL)
@@ -273,7 +274,7 @@ def test_a_dense_layer_and_relu_equal_the_two_kernels(rows, depth, columns, with
 
 def test_whoever_chooses_the_explicit_convolution_gets_it_in_blocks():
     geometry = ((1, 1), (1, 1), (1, 1), 1)
-    x, weight = normal(9, 4, 8, 8), normal(16, 4, 3, 3, seed=1)
+    x, weight = normal(65, 4, 8, 8), normal(16, 4, 3, 3, seed=1)
     y, winners = cpu.conv2d_block_forward(x, weight, None, *geometry, True, HALVING)
     fused = cpu.conv2d_block_backward(y, y, winners, x, weight, *geometry, True, HALVING, ALL)
     kernels.set_algorithm("conv2d", "explicit")
@@ -281,3 +282,19 @@ def test_whoever_chooses_the_explicit_convolution_gets_it_in_blocks():
     np.testing.assert_allclose(again, y, rtol=1e-4, atol=1e-4)
     explicit = cpu.conv2d_block_backward(y, y, winners, x, weight, *geometry, True, HALVING, ALL)
     assert_gradients_close(fused, explicit)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 11)])
+@pytest.mark.parametrize("pool", [HALVING, None])
+@pytest.mark.parametrize("algorithm", ["auto", "winograd", "winograd4"])
+def test_every_algorithm_gives_the_same_block(algorithm, pool, size):
+    geometry = ((1, 1), (1, 1), (1, 1), 1)
+    x, weight, bias = normal(65, 32, *size), normal(40, 32, 3, 3, seed=1) / 17, normal(40, seed=2)
+    y, winners = cpu.conv2d_block_forward(x, weight, bias, *geometry, True, pool)
+    direct = cpu.conv2d_block_backward(y, y, winners, x, weight, *geometry, True, pool, ALL)
+    kernels.set_algorithm("conv2d", algorithm)
+    again, _ = cpu.conv2d_block_forward(x, weight, bias, *geometry, True, pool)
+    np.testing.assert_allclose(again, y, rtol=1e-4, atol=1e-4)
+    gradients = cpu.conv2d_block_backward(y, y, winners, x, weight, *geometry, True, pool, ALL)
+    for a, b in zip(gradients, direct, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
