@@ -39,7 +39,7 @@ from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, zero_float
 
 # Between planes of scratch: a power of two apart, they would share the sets of the first-level cache.
 _GAP = 16
-_ROWS_OF_TILES = 8  # micro-kernels' rows in a task, at most: 4 and 16 are 1.02 to 1.07 times as slow
+_ROWS_OF_TILES = 8  # micro-kernels' rows in a task, at most: 4 and 16 gain nothing
 _TASKS = 8  # wanted; with fewer tiles the output channels are split too
 _SCRATCH_BYTES = 1 << 20  # half of a 2 MiB second-level cache; weights and results need the rest
 
