@@ -57,13 +57,13 @@ __all__ = [
     "conv2d_block_forward",
 ]
 
-# What it buys over the separate kernels, batch 64, two threads, times of both in alternation.
+# What it buys over the separate kernels, batch 64, two threads, both timed in alternation on a quiet machine.
 # Expected of convolution, ReLU and pool: forward 2 where few channels come in and most of the time was
 # memory's, 1.3 where the products are; backward less, the weight's gradient stays what it is. Seen, forward
-# and backward: 3x32x32 -> 32 channels 1.8 and 1.4, 1x28x28 -> 32 2.4 and 1.6, 32x16x16 -> 64 1.3 and 1.15,
-# 32x14x14 -> 64 1.3 and 1.1, 64x16x16 -> 128 1.3 and 1.1, 128x8x8 -> 256 1.0 and 1.0.
-# Expected of batch norm, ReLU and pool: 2 and 2.5, the passes over memory saved. Seen: 64x32x32 2.1 and 2.3,
-# 128x16x16 2.2 and 2.0, 256x8x8 2.1 and 2.3; without the pool 1.3 to 1.5 and 1.1 to 1.5.
+# and backward: 3x32x32 -> 32 channels 1.7 and 1.4, 1x28x28 -> 32 2.3 and 1.7, 32x16x16 -> 64 1.3 and 1.15,
+# 32x14x14 -> 64 1.4 and 1.2, 64x16x16 -> 128 1.2 and 1.1, 128x8x8 -> 256 1.15 and 1.05.
+# Expected of batch norm, ReLU and pool: 2 and 2.5, the passes over memory saved. Seen: 64x32x32 2.0 and 2.1,
+# 128x16x16 2.2 and 2.2, 256x8x8 2.0 and 2.1; without the pool 1.4 to 1.5 and 1.1 to 1.25.
 _FUSED_POOL = ((2, 2), (2, 2))
 _TASKS = 8  # of the gradient: each has sums of the weight's size
 _PIXELS_PER_TASK = 512  # at least, or the separate kernels share the work better, by output channels
