@@ -97,7 +97,7 @@ def test_a_number_set_before_the_back_end_is_loaded_holds():
     assert python(code).stdout == "1\n"
 
 
-def test_the_waiting_policy_is_left_to_whoever_set_it_and_to_child_processes():
-    code = "import os, minicnn_kernels as k; k.backend('cpu'); print(os.environ.get('OMP_WAIT_POLICY'))"
+def test_how_long_threads_spin_is_left_to_whoever_set_it_and_to_child_processes():
+    code = "import os, minicnn_kernels as k; k.backend('cpu'); print(os.environ.get('GOMP_SPINCOUNT'))"
     assert python(code).stdout == "None\n"
-    assert python(code, OMP_WAIT_POLICY="active").stdout == "active\n"
+    assert python(code, GOMP_SPINCOUNT="7").stdout == "7\n"
