@@ -69,10 +69,14 @@ def aligned(like: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def elementwise(x: np.ndarray, *others: np.ndarray) -> tuple[Any, ...]:
     """A new float32 array shaped and ordered like `x`; then, flat in that order, it, `x` and `others`."""
-    if x.dtype != np.float32 or flat(x) is None:
-        x = contiguous(x)
-    out = memory.empty_like(x)
-    return out, flat(out), flat(x), *(flat(aligned(x, other)) for other in others)
+    order = tuple(range(x.ndim)) if x.flags.c_contiguous else memory.memory_order(x)
+    in_order = x.transpose(order)
+    if x.dtype != np.float32 or not in_order.flags.c_contiguous:
+        x = in_order = contiguous(x)
+        order = tuple(range(x.ndim))
+    out = memory.empty(in_order.shape)
+    rest = (aligned(x, other).transpose(order).reshape(-1) for other in others)
+    return out.transpose(memory.inverse_order(order)), out.reshape(-1), in_order.reshape(-1), *rest
 
 
 def copy_into(destination: np.ndarray, source: np.ndarray) -> None:
