@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
 import pytest
 
+jupytext = pytest.importorskip("jupytext", reason="needs the extra 'notebooks'")
+pytest.importorskip("nbclient", reason="needs the extra 'notebooks'")
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
-SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+sys.path.insert(0, str(FOLDER))
+import build  # noqa: E402  (it lives beside the notebooks)
+
+SOURCES = build.sources()
 
 
 def test_there_are_notebooks() -> None:
@@ -17,22 +23,15 @@ def test_there_are_notebooks() -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_notebook_is_made_from_its_source(source: Path) -> None:
-    jupytext = pytest.importorskip("jupytext")
     ours, made = jupytext.read(source), jupytext.read(source.with_suffix(".ipynb"))
     assert [(cell.cell_type, cell.source) for cell in made.cells] == [
         (cell.cell_type, cell.source) for cell in ours.cells
-    ], f"run: jupytext --to ipynb --execute {source.name}"
+    ], f"run: python notebooks/build.py {source.stem}"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_notebook_runs(source: Path, tmp_path: Path) -> None:
-    jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
-    notebook = jupytext.read(source)
-    environment = dict(os.environ, MINICNN_NOTEBOOK_FAST="1", MPLBACKEND="agg")
-    client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    )
-    client.execute(env=environment)
+    notebook = build.executed(source, tmp_path)
     assert any(cell.get("outputs") for cell in notebook.cells)
