@@ -143,3 +143,17 @@ def test_a_target_out_of_range_gives_nan_and_reads_nothing_else():
     assert np.isnan(loss).tolist() == [False, True, True]
     grad = cpu.cross_entropy_backward(np.ones(3, np.float32), log_p, target, None, -100, 0)
     assert np.isnan(grad).all(axis=1).tolist() == [False, True, True]
+
+
+def test_padding_and_the_gradient_of_a_slice_keep_images_channels_last():
+    x = memory.empty_images(2, 8, 6, 6)
+    x[...] = np.arange(x.size, dtype=np.float32).reshape(x.shape)
+    sliced = x[:, :, ::2, ::2]
+    padded = cpu.pad(sliced, ((0, 0), (2, 2), (0, 0), (0, 0)), "constant", 0)
+    back = cpu.getitem_backward(sliced, x.shape, (slice(None), slice(None), slice(0, 6, 2), slice(0, 6, 2)))
+    for result in (
+        padded,
+        back,
+        cpu.pad_backward(padded, sliced.shape, ((0, 0), (2, 2), (0, 0), (0, 0)), "constant"),
+    ):
+        assert result.transpose(0, 2, 3, 1).flags.c_contiguous

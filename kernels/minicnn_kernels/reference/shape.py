@@ -52,8 +52,23 @@ def getitem(x, index):
 def getitem_backward(grad, shape, index):
     """Gradient of x[index] for x of `shape`; elements taken several times add up."""
     result = np.zeros(shape, grad.dtype)
-    np.add.at(result, index, grad)
+    if takes_each_once(index):
+        result[index] = grad
+    else:
+        np.add.at(result, index, grad)
     return result
+
+
+def takes_each_once(index):
+    """Whether x[index] cannot take an element twice: slices, integers, None, ... and masks."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(
+        part is None
+        or part is Ellipsis
+        or isinstance(part, (slice, int, np.integer))
+        or (isinstance(part, np.ndarray) and part.dtype == np.bool_)
+        for part in parts
+    )
 
 
 def setitem(x, index, value):
