@@ -68,9 +68,13 @@ def linear_backward_input(grad, weight):
 
 
 def linear_backward_weight(grad, x):
-    """grad^T x over all leading dimensions. grad (..., out), x (..., in) -> (out, in)."""
-    dw = memory.empty((grad.shape[-1], x.shape[-1]))
-    return multiply_matrices(_rows(grad).T, _rows(x), dw)
+    """grad^T x over all leading dimensions. grad (..., out), x (..., in) -> (out, in).
+
+    The result lies in memory as (in, out), as the weights of dense layers do: then an optimizer step runs
+    through both alike.
+    """
+    dw = memory.empty((x.shape[-1], grad.shape[-1]))
+    return multiply_matrices(_rows(x).T, _rows(grad), dw).T
 
 
 def linear_backward_bias(grad):
