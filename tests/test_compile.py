@@ -121,6 +121,28 @@ def test_replaced_parameters_and_layers_are_seen() -> None:
     assert_close(compiled(x).detach().numpy(), model(x).detach().numpy())
 
 
+def test_a_replaced_layer_without_parameters_is_seen() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    compiled = minicnn.compile(model)
+    x = minicnn.randn(3, 4)
+    for layer in (nn.Tanh, nn.Sigmoid, nn.ReLU, nn.Tanh):
+        model[1] = layer()
+        compiled(x)
+        assert_close(compiled(x).detach().numpy(), model(x).detach().numpy())
+
+
+def test_a_copy_of_a_compiled_model_has_parameters_of_its_own() -> None:
+    compiled = minicnn.compile(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    x = minicnn.ones(1, 2)
+    before = compiled(x).detach().numpy().copy()
+    twin = copy.deepcopy(compiled)
+    with minicnn.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(twin(x).detach().numpy(), np.zeros((1, 2)))
+    np.testing.assert_array_equal(compiled(x).detach().numpy(), before)
+
+
 def test_changed_options_of_layers_are_seen() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))
     compiled = minicnn.compile(model)

@@ -61,7 +61,12 @@ class FoldedConvBlock(Function):
         var: Any,
         *,
         eps: float,
-        **options: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+        relu: bool,
+        pool: Any,
     ) -> Any:
         k = kernels.of(x)
         scale = k.rsqrt(k.add(var, eps))
@@ -71,7 +76,8 @@ class FoldedConvBlock(Function):
         if beta is not None:
             shift = k.add(shift, beta)
         folded = k.mul(weight, k.reshape(scale, (-1, 1, 1, 1)))
-        return k.conv2d_block_forward(x, folded, shift, *options.values())[0]
+        y, _ = k.conv2d_block_forward(x, folded, shift, stride, padding, dilation, groups, relu, pool)
+        return y
 
 
 class BatchNormBlock(Function):

@@ -6,9 +6,11 @@ a trace of that very call, with fused ops. What cannot be traced runs as it alwa
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from minicnn import scope
 from minicnn.grad_mode import is_grad_enabled
@@ -50,6 +52,14 @@ class _State:
                 buffer.copy_(value)
 
 
+class _Entry(NamedTuple):
+    """A plan, the type of what the model returns, and its modules: while they live, no id is used again."""
+
+    plan: Plan
+    container: Callable
+    modules: tuple[Module, ...]
+
+
 class CompiledModule:
     """What `compile` returns: called like the model, and otherwise the model itself.
 
@@ -58,7 +68,7 @@ class CompiledModule:
 
     def __init__(self, model: Module) -> None:
         self._model = model
-        self._plans: OrderedDict[tuple, tuple[Plan, type]] = OrderedDict()
+        self._plans: OrderedDict[tuple, _Entry] = OrderedDict()
         self._refused: str | None = None
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -71,9 +81,9 @@ class CompiledModule:
             return model(*inputs)
         if key in self._plans:
             self._plans.move_to_end(key)
-            plan, container = self._plans[key]
-            results = plan(*inputs)
-            return results[0] if container is Tensor else container(results)
+            entry = self._plans[key]
+            results = entry.plan(*inputs)
+            return results[0] if entry.container is Tensor else entry.container(results)
         before = _State(model)
         try:
             graph, outcome = record(model, *inputs)
@@ -89,7 +99,7 @@ class CompiledModule:
         if self._refused is not None:
             return model(*inputs)
         container = tuple if isinstance(outcome, tuple) else list if isinstance(outcome, list) else Tensor
-        self._plans[key] = (Plan(fuse(graph), model), container)
+        self._plans[key] = _Entry(Plan(fuse(graph), model), container, tuple(model.modules()))
         if len(self._plans) > _PLANS:
             self._plans.popitem(last=False)
         return self(*inputs)
@@ -104,13 +114,17 @@ class CompiledModule:
         for module in self._model.modules():
             if module._forward_hooks or module._forward_pre_hooks:
                 return None
-            key.append(id(module))  # plans hold their modules, so an id is not used again while it matters
-            key.append(tuple(_plain_attributes(module).items()))
+            key.append(id(module))
+            for name, value in _plain_attributes(module).items():
+                key.append((name, repr(value) if isinstance(value, tuple) else value))  # may hold a list
         return tuple(key)
 
     def plans(self) -> list[Plan]:
         """The plans made so far, the most recently used last."""
-        return [plan for plan, _ in self._plans.values()]
+        return [entry.plan for entry in self._plans.values()]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        return CompiledModule(copy.deepcopy(self._model, memo))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
