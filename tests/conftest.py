@@ -1,4 +1,4 @@
-"""What all tests share: a generator of random numbers per test and the settings of hypothesis."""
+"""What all tests share: random numbers per test, the settings of hypothesis, the number of threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+import minicnn_kernels as kernels
 
 settings.register_profile(
     "minicnn", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -18,3 +20,12 @@ settings.load_profile("minicnn")
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers that depend on the test's name alone, so a failure repeats."""
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    """The number of threads belongs to the process: what one test sets shall not reach the next."""
+    before = kernels.get_threads()
+    yield
+    if kernels.get_threads() != before:
+        kernels.set_threads(before)
