@@ -99,6 +99,8 @@ def test_train_leaves_checkpoint_metrics_result_picture_and_a_table(work, capsys
     assert f"{result['parameters']:,} parameters" in out
     assert "most often taken for" in out
     assert "epoch 2/2" in err
+    assert "  test " in err  # without held-out images the test images are watched, and called so
+    assert "validation" not in err
 
 
 def test_quiet_says_nothing(work, capsys):
@@ -167,8 +169,9 @@ def test_resume_refuses_other_options_and_names_them(work, capsys):
 def test_early_stopping_holds_out_training_images(work, capsys):
     pytest.importorskip("matplotlib")
     assert main([*work, "--epochs", "30", "--early-stopping", "1", "--output", "out"]) == 0
-    out, _ = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert "validation loss" in out
+    assert "  validation " in err
     state = load_checkpoint("out/checkpoint.npz")
     assert state["configuration"]["validation_fraction"] == pytest.approx(1 / 12)
     assert Path("out/checkpoint.best.npz").exists()

@@ -9,7 +9,7 @@ from __future__ import annotations
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     # auto: the kernel decides. implicit: im2col never written to memory. explicit: im2col matrix, then GEMM.
     # winograd: 3x3 kernels of stride 1 by transformed tiles of 2x2 outputs, the rest as implicit; winograd4:
-    # by tiles of 4x4, 1.2 to 1.6 times as fast as those, with 4 to 8 times the error of implicit.
+    # by tiles of 4x4, 1.2 to 1.6 times as fast as those, with 2 to 8 times the error of implicit.
     "conv2d": ("auto", "implicit", "explicit", "winograd", "winograd4"),
 }
 _chosen = {kernel: choices[0] for kernel, choices in ALGORITHMS.items()}

@@ -84,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
             loss=functools.partial(nn.functional.cross_entropy, label_smoothing=chosen["label_smoothing"]),
             epochs=chosen["epochs"],
             validation=data.DataLoader(watched, 250),
+            validation_name=watched_name,
             scheduler=make_scheduler(chosen, optimizer, len(loader)),
             scheduler_step="batch",
             clip_norm=chosen["clip_norm"],

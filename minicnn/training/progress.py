@@ -24,23 +24,24 @@ def duration(seconds: float) -> str:
 
 
 class Progress(Callback):
-    """One plain line on stderr after every epoch."""
+    """One plain line on stderr after every epoch. watched: what the validation data is called there."""
 
-    def __init__(self) -> None:
+    def __init__(self, watched: str = "validation") -> None:
+        self.watched = watched
         self.began, self.done_before = 0.0, 0
 
     @staticmethod
-    def choose(progress: bool | None) -> Progress | None:
+    def choose(progress: bool | None, watched: str) -> Progress | None:
         """Bars (True, or None on a terminal) if tqdm is installed, lines, or nothing (False)."""
         if progress is False:
             return None
         if progress is None and not sys.stderr.isatty():
-            return Progress()
+            return Progress(watched)
         try:
             from tqdm import tqdm
         except ImportError:
-            return Progress()
-        return ProgressBar(tqdm)
+            return Progress(watched)
+        return ProgressBar(tqdm, watched)
 
     def on_start(self, run: Run) -> None:
         self.began, self.done_before = time.perf_counter(), run.epoch
@@ -55,7 +56,7 @@ class Progress(Callback):
         if "accuracy" in row:
             parts.append(f"accuracy {row['accuracy']:.4f}")
         if "validation_loss" in row:
-            parts.append(f"validation {row['validation_loss']:.4f}")
+            parts.append(f"{self.watched} {row['validation_loss']:.4f}")
         if "validation_accuracy" in row:
             parts[-1] += f" {row['validation_accuracy']:.4f}"
         parts.append(f"{row['images_per_second']:,.0f} images/s")
@@ -68,8 +69,8 @@ class Progress(Callback):
 class ProgressBar(Progress):
     """A tqdm bar while an epoch runs, in whose place its line stays."""
 
-    def __init__(self, tqdm: Any) -> None:
-        super().__init__()
+    def __init__(self, tqdm: Any, watched: str = "validation") -> None:
+        super().__init__(watched)
         self.tqdm = tqdm
         self.bar: Any = None
 

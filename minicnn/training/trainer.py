@@ -206,6 +206,7 @@ def fit(
     loss: Callable[[Any, Any], Any] | None = None,
     epochs: int,
     validation: Any = None,
+    validation_name: str = "validation",
     scheduler: Any = None,
     scheduler_step: str = "epoch",
     clip_norm: float | None = None,
@@ -225,7 +226,8 @@ def fit(
     """Train `model` for `epochs` over `train_loader`, which yields (images, targets). Gives the History.
 
     loss(outputs, targets): a mean over the batch; default cross-entropy. validation: a loader evaluated
-    after every epoch. scheduler_step: "batch" or "epoch", how often `scheduler` steps.
+    after every epoch, shown under validation_name. scheduler_step: how often `scheduler` steps, "batch" or
+    "epoch".
     clip_norm, clip_value: limits of the gradient. max_norm: limit of the length of each unit's incoming
     weights. l1: weight of the sum of |w| in the loss (weights, not biases); weight decay is the optimizer's.
     early_stopping: patience in epochs, or an EarlyStopping. checkpoint: file of the newest state, replaced
@@ -272,7 +274,7 @@ def fit(
     optional = (
         early_stopping,
         MetricsLog(metrics) if metrics is not None else None,
-        Progress.choose(progress),
+        Progress.choose(progress, validation_name),
         checkpoint,
     )
     run.callbacks = [*callbacks, *(callback for callback in optional if callback is not None)]
