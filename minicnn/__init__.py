@@ -45,7 +45,7 @@ from minicnn_kernels import set_threads as set_num_threads
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("data", "graph", "models", "nn", "optim", "serialization", "testing", "training")
+_SUBMODULES = ("compress", "data", "graph", "models", "nn", "optim", "serialization", "testing", "training")
 _LAZY = {"compile": "graph", "evaluate": "training", "fit": "training", "predict": "training"}  # name: home
 
 __all__ = [

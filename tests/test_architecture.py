@@ -33,6 +33,7 @@ LAYERS = (
     ("minicnn.optim", "minicnn.models", "minicnn.graph"),
     ("minicnn",),  # the public names
     ("minicnn.training",),
+    ("minicnn.compress",),
     ("minicnn.cli",),
     ("minicnn.__main__",),
 )

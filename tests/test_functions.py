@@ -50,7 +50,8 @@ def tolerance(case: OpCase, backend: str) -> float:
 # Kernels that the cpu back end may take from the reference as they are: NumPy's loops serve them well enough.
 # fmt: off
 TAKEN_FROM_NUMPY = {
-    "adaptive_max_pool2d_backward", "adaptive_max_pool2d_forward", "all", "any", "argmax", "argmin",
+    "adaptive_max_pool2d_backward", "adaptive_max_pool2d_forward", "all", "any", "apply_mask_", "argmax",
+    "argmin", "choose_scale", "dequantize", "fake_quantize_backward_scale", "quantize", "value_range",
     "atan2", "batch_norm_update", "broadcast_to", "clamp_", "cumsum", "elu_backward", "elu_forward", "eq",
     "erf", "flip", "floor_divide", "gather", "gather_backward", "ge", "getitem", "gt",
     "hardtanh_backward", "hardtanh_forward", "isfinite", "isinf", "isnan", "le", "logical_and",

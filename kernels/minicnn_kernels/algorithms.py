@@ -1,10 +1,14 @@
 """Which of several algorithms a kernel uses, selectable by name.
 
 A kernel with a choice asks `algorithm("conv2d")`; people choose with `set_algorithm` or, for one
-block, set it back after. Every choice computes the same function.
+block, with `using`. Every choice computes the same function, but for rounding.
 """
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     # auto: the kernel decides. implicit: im2col never written to memory. explicit: im2col matrix, then GEMM.
@@ -15,9 +19,17 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
 _chosen = {kernel: choices[0] for kernel, choices in ALGORITHMS.items()}
 
 
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.chosen: dict[str, str] = {}
+
+
+_here = _Here()
+
+
 def algorithm(kernel: str) -> str:
-    """The algorithm in force for `kernel`."""
-    return _chosen[kernel]
+    """The algorithm in force for `kernel` in this thread."""
+    return _here.chosen.get(kernel) or _chosen[kernel]
 
 
 def set_algorithm(kernel: str, name: str) -> str:
@@ -25,6 +37,24 @@ def set_algorithm(kernel: str, name: str) -> str:
 
     Raises ValueError if there is no such kernel or algorithm.
     """
+    _check(kernel, name)
+    previous, _chosen[kernel] = _chosen[kernel], name
+    return previous
+
+
+@contextmanager
+def using(kernel: str, name: str) -> Iterator[None]:
+    """Within the block this thread uses `name` for `kernel`, whatever the process has chosen."""
+    _check(kernel, name)
+    before = dict(_here.chosen)
+    _here.chosen[kernel] = name
+    try:
+        yield
+    finally:
+        _here.chosen = before
+
+
+def _check(kernel: str, name: str) -> None:
     if kernel not in ALGORITHMS:
         raise ValueError(
             f"no kernel {kernel!r} with a choice of algorithms: expected one of {', '.join(ALGORITHMS)}"
@@ -33,5 +63,3 @@ def set_algorithm(kernel: str, name: str) -> str:
         raise ValueError(
             f"{kernel}: unknown algorithm {name!r}: expected one of {', '.join(ALGORITHMS[kernel])}"
         )
-    previous, _chosen[kernel] = _chosen[kernel], name
-    return previous

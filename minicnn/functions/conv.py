@@ -13,10 +13,19 @@ import minicnn_kernels as kernels
 from minicnn.function import Function
 from minicnn.functions.arguments import check_tensors, fail, integers
 from minicnn.functions.image import pad
+from minicnn.functions.quantization import Lattices, QuantizedConv2d
 from minicnn.tensor import Tensor
 from minicnn_kernels.windows import conv_output_size
 
-__all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "fold", "unfold"]
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "fold",
+    "quantized_conv",
+    "unfold",
+]
 
 _AXES = {1: "L", 2: "H, W"}  # how messages write the spatial dimensions
 _KERNEL = {1: "k", 2: "kh, kw"}
@@ -152,6 +161,21 @@ def conv2d(
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 
+def quantized_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lattices: Lattices,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """conv1d or conv2d of values on `lattices`, in exact integers; arguments and shapes as there."""
+    dims = weight.ndim - 2
+    return _conv(f"conv{dims}d", dims, input, weight, bias, stride, padding, dilation, groups, lattices)
+
+
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -242,6 +266,7 @@ def _conv(
     padding: Any,
     dilation: Any,
     groups: int,
+    lattices: Lattices | None = None,
 ) -> Tensor:
     check_tensors(op, input=input, weight=weight, bias=bias)
     _check_weight(op, dims, weight, f"(O, C/groups, {_KERNEL[dims]})")
@@ -260,9 +285,11 @@ def _conv(
         padding = integers(op, "padding", padding, dims, 0)
     _check_fits(op, batch.shape[2:], kernel_size, stride, padding, dilation)
     images, weight, (stride, dilation), padding = _as_images(batch, weight, (stride, dilation), padding)
-    result = Conv2d.apply(
-        images, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    if lattices is None:
+        result = Conv2d.apply(images, weight, bias, **options)
+    else:
+        result = QuantizedConv2d.apply(images, weight, bias, *lattices[:4], **lattices.bounds, **options)
     return _from_images(result, dims, batched)
 
 

@@ -5,12 +5,15 @@ One base class holds what they share; how a convolution is computed is in `minic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+from minicnn.functions.conv import quantized_conv
 from minicnn.nn import arguments, init
 from minicnn.nn import functional as F
 from minicnn.nn.module import Module
 from minicnn.nn.parameter import Parameter
+from minicnn.nn.transform import lattices
 from minicnn.tensor import Tensor
 from minicnn_kernels import memory
 
@@ -124,6 +127,15 @@ class _Conv(_Convolution):
             in_channels, out_channels, kernel_size, stride, padding, 0, dilation, groups, bias, padding_mode
         )
 
+    def _convolve(self, function: Callable[..., Tensor], input: Tensor) -> Tensor:
+        """`function`, or the same in exact integers where input and weight are quantized."""
+        input, padding = self._padded(input)
+        options = self.stride, padding, self.dilation, self.groups
+        exact = lattices(self)
+        if exact is not None:
+            return quantized_conv(input, self.weight, self.bias, exact, *options)
+        return function(input, self.weight, self.bias, *options)
+
 
 class _ConvTranspose(_Convolution):
     transposed = True
@@ -164,8 +176,7 @@ class Conv1d(_Conv):
     dims = 1
 
     def forward(self, input: Tensor) -> Tensor:
-        input, padding = self._padded(input)
-        return F.conv1d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return self._convolve(F.conv1d, input)
 
 
 class Conv2d(_Conv):
@@ -179,8 +190,7 @@ class Conv2d(_Conv):
     dims = 2
 
     def forward(self, input: Tensor) -> Tensor:
-        input, padding = self._padded(input)
-        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return self._convolve(F.conv2d, input)
 
 
 class ConvTranspose1d(_ConvTranspose):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import minicnn_kernels as kernels
+from minicnn.functions.quantization import quantized_linear
 from minicnn.nn import arguments, init
 from minicnn.nn import functional as F
 from minicnn.nn.module import Module
 from minicnn.nn.parameter import Parameter
+from minicnn.nn.transform import lattices
 from minicnn.tensor import Tensor
 from minicnn_kernels import memory
 
@@ -39,6 +41,9 @@ class Linear(Module):
             init.default_bias_(self.bias, self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
+        exact = lattices(self)
+        if exact is not None:
+            return quantized_linear(input, self.weight, self.bias, exact)
         return F.linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:

@@ -22,6 +22,8 @@ from minicnn.tensor import Tensor, as_dtype, float32, float64
 
 M = TypeVar("M", bound="Module")
 
+TRANSFORMS = "_transforms"  # a child called weight_transforms changes what reading weight gives
+
 
 class Module:
     """Base class of layers and models: assign parameters and modules as attributes, define `forward`."""
@@ -53,7 +55,11 @@ class Module:
                 replaced = hook(self, inputs)
                 if replaced is not None:
                     inputs = replaced if isinstance(replaced, tuple) else (replaced,)
+            if "input_transforms" in self._modules:
+                inputs = (self._modules["input_transforms"](inputs[0]), *inputs[1:])
             result = self.forward(*inputs, **options)
+            if "output_transforms" in self._modules:
+                result = self._modules["output_transforms"](result)
             for hook in tuple(self._forward_hooks.values()):
                 replaced = hook(self, inputs, result)
                 if replaced is not None:
@@ -73,13 +79,14 @@ class Module:
     # -- attributes ---------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        # Every read of a parameter passes through here, and layers read `self.weight` once per forward:
-        # a value that shall differ from the raw one as a layer sees it is made at this point.
         registered = self.__dict__
         for kind in ("_parameters", "_buffers", "_modules"):
             entries = registered.get(kind)
             if entries is not None and name in entries:
-                return entries[name]
+                value = entries[name]
+                if kind == "_parameters" and name + TRANSFORMS in registered["_modules"]:
+                    return registered["_modules"][name + TRANSFORMS](value)  # see nn/transform.py
+                return value
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -92,6 +99,8 @@ class Module:
         elif isinstance(value, Parameter):
             self._forget(name, but_in=self._parameters)
             self.register_parameter(name, value)
+            if name + TRANSFORMS in self._modules:
+                self._modules[name + TRANSFORMS].attached(self, name)
         elif isinstance(value, Module):
             self._forget(name, but_in=self._modules)
             self.register_module(name, value)

@@ -97,6 +97,7 @@ class Optimizer:
                 if state is None:
                     state = self.state[p] = {}
                 self._update(p.data, grad, state, group)
+                _hold_at_zero(p, state)
                 p.mark_changed()
         return loss
 
@@ -171,6 +172,14 @@ class Optimizer:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _hold_at_zero(p: Tensor, state: dict[str, Any]) -> None:
+    """Where a mask says so, undo what momentum and decay did to the parameter, and make them forget it."""
+    keep = getattr(p, "keep", None)
+    if keep is not None:
+        for array in (p.data, *(value for value in state.values() if _is_array(value))):
+            kernels.of(array).apply_mask_(array, keep.data)
 
 
 def zeros_like(param: Any) -> Any:

@@ -17,6 +17,7 @@ from minicnn_kernels.cpu.loss import *
 from minicnn_kernels.cpu.normalization import *
 from minicnn_kernels.cpu.optim import *
 from minicnn_kernels.cpu.pooling import *
+from minicnn_kernels.cpu.quantization import *
 from minicnn_kernels.cpu.random import *
 from minicnn_kernels.cpu.reduction import *
 from minicnn_kernels.cpu.shape import *

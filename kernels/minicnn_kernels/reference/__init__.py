@@ -14,6 +14,7 @@ from minicnn_kernels.reference.loss import *
 from minicnn_kernels.reference.normalization import *
 from minicnn_kernels.reference.optim import *
 from minicnn_kernels.reference.pooling import *
+from minicnn_kernels.reference.quantization import *
 from minicnn_kernels.reference.random import *
 from minicnn_kernels.reference.reduction import *
 from minicnn_kernels.reference.shape import *
