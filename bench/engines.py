@@ -1,37 +1,22 @@
-"""The engines that are compared: how each builds a net and runs a training step or a forward pass.
+"""Training steps of the nets in minicnn and PyTorch: how each engine builds a net, and runs a step.
 
-Engines are imported where they are used, so that a process holds one of them only. The processes and the
-stopwatch are in `worker.py` and `steps.py`.
+Engines are imported where they are used, so that a process holds one of them only. Other frameworks are in
+`peers/frameworks.py`, forward passes in `peers/inference.py`, the processes in `worker.py`.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bench.nets import NETS
+from bench.worker import Engine, Unavailable, Wrong
 
 CLASSES = 10
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # small: thousands of steps on one batch must stay finite
-
-
-class Unavailable(RuntimeError):
-    """An engine that is not installed here."""
-
-
-class Engine(NamedTuple):
-    """What can be run, and facts for the record.
-
-    step: one training step. forward: one pass without gradients. loss: that of the batch at hand.
-    """
-
-    step: Callable[[], None]
-    forward: Callable[[], Any]
-    loss: Callable[[], float]
-    facts: Callable[[], dict[str, Any]]
 
 
 def random_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +24,18 @@ def random_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch, *NETS[net].image_shape), dtype=np.float32)
     return images, rng.integers(0, CLASSES, batch)
+
+
+def training(
+    step: Callable[[], Any], loss: Callable[[], float], facts: Callable[[], dict[str, Any]]
+) -> Engine:
+    """An Engine with the one mode 'step', whose loss must stay finite."""
+
+    def check() -> None:
+        if not math.isfinite(loss()):
+            raise Wrong("the loss is not finite; times of NaN arithmetic mean nothing")
+
+    return Engine({"step": step}.__getitem__, facts, check)
 
 
 def make_minicnn(net: str, *, batch: int, threads: int, compiled: bool) -> Engine:
@@ -50,10 +47,9 @@ def make_minicnn(net: str, *, batch: int, threads: int, compiled: bool) -> Engin
     minicnn.set_num_threads(threads)
     images, labels = (minicnn.from_numpy(array) for array in random_batch(net, batch))
     model = NETS[net].build(nn)
-    frozen = copy.deepcopy(model).eval()
     optimizer = optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     if compiled:
-        model, frozen = minicnn.compile(model), minicnn.compile(frozen)
+        model = minicnn.compile(model)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -61,48 +57,37 @@ def make_minicnn(net: str, *, batch: int, threads: int, compiled: bool) -> Engin
         loss.backward()
         optimizer.step()
 
-    def forward() -> Any:
-        with minicnn.no_grad():
-            return frozen(images)
-
     def loss() -> float:
         return F.cross_entropy(model(images), labels).item()
 
-    def facts() -> dict[str, Any]:
-        import numba
+    return training(step, loss, minicnn_facts)
 
-        return {
-            "version": minicnn.__version__,
-            "numba": numba.__version__,
-            "threading_layer": numba.threading_layer(),
-            "threads": minicnn.get_num_threads(),
-        }
 
-    return Engine(step, forward, loss, facts)
+def minicnn_facts() -> dict[str, Any]:
+    """What this process runs on."""
+    import minicnn
+    from minicnn_kernels.cpu.about import about
+
+    return {"version": minicnn.__version__, "threads": minicnn.get_num_threads(), **about()}
 
 
 def make_torch(
     net: str, *, batch: int, threads: int, channels_last: bool = False, compiled: bool = False
 ) -> Engine:
     """PyTorch on the CPU: eager, with channels-last memory, or through torch.compile."""
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise Unavailable("PyTorch is not installed") from error
+    torch = import_torch(threads)
     from torch import nn
     from torch.nn import functional as F
 
-    torch.set_num_threads(threads)
     torch.manual_seed(0)
     images, labels = (torch.from_numpy(array) for array in random_batch(net, batch))
     model = NETS[net].build(nn)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
-    frozen = copy.deepcopy(model).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     if compiled:
-        model, frozen = torch.compile(model), torch.compile(frozen)
+        model = torch.compile(model)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -110,24 +95,55 @@ def make_torch(
         loss.backward()
         optimizer.step()
 
-    def forward() -> Any:
-        with torch.inference_mode():
-            return frozen(images)
-
     def loss() -> float:
         return F.cross_entropy(model(images), labels).item()
 
-    def facts() -> dict[str, Any]:
-        return {"version": torch.__version__, "threads": torch.get_num_threads()}
+    if compiled:
+        compile_now(step)
+    return training(step, loss, torch_facts)
 
-    return Engine(step, forward, loss, facts)
+
+def import_torch(threads: int) -> Any:
+    """PyTorch with so many threads. Raises Unavailable."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise Unavailable("PyTorch is not installed") from error
+    torch.set_num_threads(threads)
+    return torch
+
+
+def compile_now(run: Callable[[], Any]) -> None:
+    """The first run of what torch.compile gave. Raises Unavailable with the reason if that fails."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    try:
+        run()
+    except (TorchDynamoException, InductorError, RuntimeError) as error:  # mostly: no C++ compiler
+        raise Unavailable(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
+
+
+def torch_facts() -> dict[str, Any]:
+    """What this process runs on."""
+    import torch
+
+    return {
+        "version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def make(name: str, net: str, *, batch: int, threads: int) -> Engine:
     """The engine called `name`. Raises Unavailable if it is not installed."""
     if name in MINICNN_VARIANTS:
         return make_minicnn(net, batch=batch, threads=threads, **MINICNN_VARIANTS[name])
-    return make_torch(net, batch=batch, threads=threads, **TORCH_VARIANTS[name])
+    if name in TORCH_VARIANTS:
+        return make_torch(net, batch=batch, threads=threads, **TORCH_VARIANTS[name])
+    from bench.peers.frameworks import FRAMEWORKS
+
+    return FRAMEWORKS[name](net, batch=batch, threads=threads)
 
 
 MINICNN_VARIANTS: dict[str, dict[str, bool]] = {

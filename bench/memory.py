@@ -16,16 +16,17 @@ _STEPS = 5
 
 def child(engine: str, net: str, batch: int, threads: int) -> None:
     """Run some steps and print, in MiB, the memory before them and the peak after them."""
-    from bench.engines import Unavailable, make
+    from bench.engines import make
+    from bench.worker import Unavailable
 
     try:
-        running = make(engine, net, batch=batch, threads=threads)
+        step = make(engine, net, batch=batch, threads=threads).prepare("step")
     except Unavailable as error:
         print(json.dumps({"unavailable": str(error)}))
         return
     before = _status("VmRSS")
     for _ in range(_STEPS):
-        running.step()
+        step()
     print(json.dumps({"before_mib": before, "peak_mib": _status("VmHWM")}))
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_OURS = ("numpy", "numba", "llvmlite", "scipy")
+_PEERS = ("torch", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "ncnn", "jax", "tinygrad", "dezero")
 _VECTOR_FEATURES = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512", "amx", "asimd", "sve")
 
 
@@ -25,7 +27,7 @@ def machine() -> dict[str, Any]:
     """The processor, its vector extensions, cores, memory, system and library versions."""
     model, flags = _cpuinfo()
     versions = {"python": platform.python_version()}
-    for package in ("numpy", "numba", "llvmlite", "scipy", "torch"):
+    for package in (*_OURS, *_PEERS):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -54,8 +56,13 @@ def _cpuinfo() -> tuple[str, list[str]]:
     return model, sorted((entries.get("flags") or entries.get("Features") or "").split())
 
 
-def write(name: str, machine_facts: dict[str, Any], results: Any, path: Path | None = None) -> Path:
-    """Write results as JSON to `path`, default `bench/results/NAME-TIME.json`. Returns the path."""
+def write(
+    name: str, machine_facts: dict[str, Any], results: Any, path: Path | None = None, *, quick: bool = False
+) -> Path:
+    """Write results as JSON to `path`, default `bench/results/NAME-TIME.json`. Returns the path.
+
+    quick: whether it is a short run, whose figures are rough.
+    """
     now = datetime.now(UTC)
     if path is None:
         path = RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
@@ -63,6 +70,7 @@ def write(name: str, machine_facts: dict[str, Any], results: Any, path: Path | N
         "benchmark": name,
         "date": now.isoformat(timespec="seconds"),
         "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "quick": quick,
         "machine": machine_facts,
         "results": results,
     }

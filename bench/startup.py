@@ -36,12 +36,12 @@ def first_batch(engine: str, data: str) -> None:
     from bench.engines import make
     from bench.record import available_cores
 
-    running = make(engine, "W2", batch=64, threads=available_cores())
+    step = make(engine, "W2", batch=64, threads=available_cores()).prepare("step")
     if data == "fashion-mnist":
         from minicnn.data import DataLoader, FashionMNIST
 
         next(iter(DataLoader(FashionMNIST(), 64, shuffle=True)))
-    running.step()
+    step()
 
 
 def measure(*, rounds: int, cold_rounds: int) -> list[dict[str, Any]]:

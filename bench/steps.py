@@ -1,25 +1,19 @@
-"""Training step and forward pass of whole nets: engines in processes of their own, bursts in turn.
+"""Training steps of whole nets: engines in processes of their own, bursts in turn.
 
-The package's docstring says how times are taken; `engines.py` holds what is run, `worker.py` the processes.
+The package's docstring says how times are taken; `engines.py` holds what is run, `worker.py` the processes,
+`bursts.py` the order and the ratios.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from statistics import median
 from typing import Any
 
-import numpy as np
-
+from bench.bursts import alternate, summarise
 from bench.record import markdown
-from bench.worker import Unavailable, Worker
-
-MODES = ("step", "forward")
-PAUSE = 0.04  # seconds between bursts, for the thread pool of the engine before to go to sleep
-LONGEST_BURST = 16
+from bench.worker import Worker, start, still_there
 
 
 def measure(
@@ -30,91 +24,84 @@ def measure(
     batch: int,
     rounds: int,
     burst_seconds: float,
+    environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One entry per net, number of threads and mode: times of every engine and ratios to the first."""
+    """One entry per net and number of threads: times of every engine and ratios to the first."""
     results = []
     for net in nets:
         for count in threads:
-            with ExitStack() as stack:
-                workers = {
-                    name: stack.enter_context(Worker(name, net, batch=batch, threads=count))
-                    for name in engines
-                }
-                facts, missing = _ready(workers)
-                for mode in MODES:
-                    print(f"{net} {mode}, {count} threads ...", file=sys.stderr, flush=True)
-                    bursts = alternate(workers, mode, rounds=rounds, burst_seconds=burst_seconds)
-                    entry = {"net": net, "mode": mode, "threads": count, "batch": batch, "missing": missing}
-                    results.append(entry | {"engines": summarise(bursts), "facts": facts})
+            options = {"net": net, "batch": batch, "threads": count, "environment": environment}
+            found = compare(
+                {name: Worker("bench.engines:make", name=name, **options) for name in engines},
+                ["step"],
+                f"{net}, {count} threads",
+                rounds=rounds,
+                burst_seconds=burst_seconds,
+            )
+            results += [{"net": net, "threads": count, "batch": batch, **entry} for entry in found]
     return results
 
 
-def _ready(workers: dict[str, Worker]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Facts of the engines that are there; the others leave `workers` for a table of reasons."""
-    facts, missing = {}, {}
-    for name, worker in list(workers.items()):
-        try:
-            facts[name] = worker.wait_until_ready()
-        except Unavailable as error:
-            missing[name] = str(error)
-            del workers[name]
-    return facts, missing
+def compare(
+    workers: Mapping[str, Worker],
+    modes: Sequence[str],
+    what: str,
+    *,
+    rounds: int,
+    burst_seconds: float,
+) -> list[dict[str, Any]]:
+    """One entry per mode; the processes end with it. Engines that cannot do a mode are missing from it."""
+    results = []
+    with ExitStack() as stack:
+        ready, missing = start(stack, workers)
+        for mode in modes:
+            print(f"{what}: {mode} ...", file=sys.stderr, flush=True)
+            able, unable = still_there(ready, lambda worker: worker.prepare(mode))  # noqa: B023
+            bursts = alternate(able, mode, rounds=rounds, burst_seconds=burst_seconds)
+            entry = {"mode": mode, "missing": missing | unable, "engines": summarise(bursts)}
+            results.append(entry | {"facts": {name: worker.facts() for name, worker in able.items()}})
+    return results
 
 
-def alternate(
-    workers: dict[str, Worker], mode: str, *, rounds: int, burst_seconds: float
-) -> dict[str, list[list[float]]]:
-    """Seconds of every run, engine by engine and round by round; bursts go A B C A B C ..."""
-    slowest = max((median(worker.times(mode, 2)) for worker in workers.values()), default=1.0)
-    count = int(min(max(burst_seconds / slowest, 3), LONGEST_BURST))
-    bursts: dict[str, list[list[float]]] = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            time.sleep(PAUSE)
-            bursts[name].append(worker.times(mode, count))
-    return bursts
-
-
-def summarise(bursts: dict[str, list[list[float]]]) -> dict[str, dict[str, Any]]:
-    """Per engine: median and quartiles of the times, and of the per-round ratios to the first engine."""
-    base = next(iter(bursts.values()), [])
-    summary = {}
-    for name, rounds in bursts.items():
-        ratios = [median(burst) / median(of) for burst, of in zip(rounds, base, strict=True)]
-        summary[name] = {
-            "milliseconds": _quartiles([1e3 * seconds for burst in rounds for seconds in burst]),
-            "times_first_engine": _quartiles(ratios),
-            "round_medians_ms": [round(1e3 * median(burst), 4) for burst in rounds],
-        }
-    return summary
-
-
-def _quartiles(values: Sequence[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return [round(float(value), 4) for value in np.percentile(values, (25, 50, 75))]
-
-
-def table(results: Sequence[dict[str, Any]], engines: Sequence[str]) -> str:
+def table(results: Sequence[dict[str, Any]]) -> str:
     """Markdown: medians in ms, then how many times as long as the first engine the others take."""
+    engines = list(dict.fromkeys(name for e in results for name in (*e["engines"], *e["missing"])))
     first, *others = engines
-    header = [
-        "net",
-        "threads",
-        *(f"{name} ms" for name in engines),
-        *(f"{name} / {first}" for name in others),
+    header = ["net", "threads", *(f"{n} ms" for n in engines), *(f"{n} / {first}" for n in others)]
+    rows = [
+        [
+            f"{entry['net']} {entry['mode']}",
+            str(entry["threads"]),
+            *(milliseconds(entry, name) for name in engines),
+            *(ratio(entry, name) for name in others),
+        ]
+        for entry in results
     ]
-    rows = []
-    for entry in results:
-        row = [f"{entry['net']} {entry['mode']}", str(entry["threads"])]
-        for name in engines:
-            found = entry["engines"].get(name)
-            row.append(f"{found['milliseconds'][1]:.2f}" if found else "not installed")
-        for name in others:
-            found = entry["engines"].get(name)
-            if found and first in entry["engines"]:
-                low, middle, high = found["times_first_engine"]
-                row.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-            else:
-                row.append("-")
-        rows.append(row)
-    return markdown(header, rows)
+    return "\n".join([markdown(header, rows), *reasons(results)])
+
+
+def milliseconds(entry: dict[str, Any], name: str) -> str:
+    """The median of an engine's times, or that there is none, for a table."""
+    found = entry["engines"].get(name)
+    if found is None:
+        return "not installed" if entry["missing"].get(name, "").endswith("not installed") else "-"
+    middle = found["milliseconds"][1]
+    return f"{middle:.2f}" if middle >= 1 else f"{middle:.3f}"
+
+
+def ratio(entry: dict[str, Any], name: str) -> str:
+    """The median of an engine's ratios to the first, with quartiles, for a table."""
+    found = entry["engines"].get(name)
+    return spread(found["times_first_engine"]) if found else "-"
+
+
+def spread(quartiles: Sequence[float]) -> str:
+    """'2.10 (2.05 to 2.20)'."""
+    low, middle, high = quartiles
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def reasons(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines under a table: why an engine is missing somewhere, each reason once."""
+    found = {f"- {name}: {why}" for entry in results for name, why in entry["missing"].items()}
+    return ["", *sorted(found)] if found else []

@@ -1,101 +1,181 @@
 """One engine in a process of its own, driven over lines of JSON.
 
-The child reads `["step", 6]` from stdin, runs two calls to warm up and then six with a stopwatch, and
-answers with the six times in seconds. Before that it says once that it is ready, or why not. `Worker` is the
-parent's end.
+`Worker` is the parent's end; the child, `serve`, first makes the engine and says that it is ready, or why it
+is not. Then it answers `["prepare", mode]`, `["times", mode, 6]` (two runs to warm up, six with a stopwatch,
+the six times in seconds) and `["facts"]`.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import os
 import subprocess
 import sys
 import time
-from typing import Any
-
-from bench.engines import Unavailable, make
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Any, NamedTuple
 
 WARM_UP = 2
+
+
+class Unavailable(RuntimeError):
+    """An engine that is not installed here, or cannot do what is asked; the message says why."""
+
+
+class Wrong(RuntimeError):
+    """An engine whose results are not what they should be: its times mean nothing."""
+
+
+def always_right() -> None:
+    """The check of engines that were checked when they were prepared."""
+
+
+class Engine(NamedTuple):
+    """What a process serves.
+
+    prepare: gives the function to time in a mode; raises Unavailable or Wrong. facts: for the record.
+    check: called after every burst; raises Wrong.
+    """
+
+    prepare: Callable[[str], Callable[[], Any]]
+    facts: Callable[[], dict[str, Any]]
+    check: Callable[[], None] = always_right
 
 
 class Worker:
     """The parent's end of a process that holds one engine. Use it as a context manager.
 
-    Raises Unavailable if the engine is not installed, RuntimeError if the process fails.
+    maker: 'module:function' that gives an Engine from `arguments`, which are sent as JSON. environment:
+    variables for this process alone. Methods raise Unavailable if the engine is, or if its process ends.
     """
 
-    def __init__(self, engine: str, net: str, *, batch: int, threads: int) -> None:
-        self.engine = engine
-        command = [sys.executable, "-m", "bench.worker", engine, net, str(batch), str(threads)]
+    def __init__(self, maker: str, *, environment: Mapping[str, str] | None = None, **arguments: Any) -> None:
+        command = [sys.executable, "-m", "bench.worker", maker, json.dumps(arguments)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env={**os.environ, **(environment or {})},
         )
 
-    def wait_until_ready(self) -> dict[str, Any]:
-        """Facts about the engine, once it has run both modes."""
-        answer = self._read()
-        if "unavailable" in answer:
-            raise Unavailable(answer["unavailable"])
-        return answer["facts"]
+    def wait_until_ready(self) -> None:
+        """Return when the engine is made."""
+        self._read()
+
+    def prepare(self, mode: str) -> None:
+        """Have the function of `mode` made, checked and run once."""
+        self._ask("prepare", mode)
 
     def times(self, mode: str, count: int) -> list[float]:
-        """Seconds of `count` runs of 'step' or 'forward'."""
+        """Seconds of `count` runs of a mode that was prepared."""
+        return self._ask("times", mode, count)
+
+    def facts(self) -> dict[str, Any]:
+        """The engine's version, threads and the like."""
+        return self._ask("facts")
+
+    def _ask(self, *request: Any) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([mode, count]) + "\n")
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+        except BrokenPipeError:
+            raise Unavailable(f"its process ended with status {self._process.wait()}") from None
         return self._read()
 
     def _read(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(
-                f"the process of {self.engine} ended with exit status {self._process.wait()}; see above"
-            )
-        return json.loads(line)
+            raise Unavailable(f"its process ended with status {self._process.wait()}")
+        answer = json.loads(line)
+        if "unavailable" in answer:
+            raise Unavailable(answer["unavailable"])
+        return answer["result"]
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *exception: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it is gone already
         self._process.wait()
 
 
-def serve(engine: str, net: str, batch: int, threads: int) -> None:
+def start(stack: ExitStack, workers: Mapping[str, Worker]) -> tuple[dict[str, Worker], dict[str, str]]:
+    """The workers that are ready, and for the others the reason. The first must be: it is what is measured."""
+    entered = {name: stack.enter_context(worker) for name, worker in workers.items()}
+    return still_there(entered, Worker.wait_until_ready)
+
+
+def still_there(
+    workers: Mapping[str, Worker], ask: Callable[[Worker], Any]
+) -> tuple[dict[str, Worker], dict[str, str]]:
+    """Ask all; the workers that answered, and why the others did not. Raises RuntimeError for the first."""
+    answered, missing = {}, {}
+    for position, (name, worker) in enumerate(workers.items()):
+        try:
+            ask(worker)
+        except Unavailable as error:
+            if position == 0:
+                raise RuntimeError(f"{name} cannot be measured: {error}") from error
+            missing[name] = str(error)
+        else:
+            answered[name] = worker
+    return answered, missing
+
+
+def serve(maker: str, arguments: dict[str, Any]) -> None:
     """The child's end."""
     answers, sys.stdout = sys.stdout, sys.stderr  # an engine that prints must not disturb the protocol
+    prepared: dict[str, Callable[[], Any]] = {}
 
-    def answer(value: Any) -> None:
-        print(json.dumps(value), file=answers, flush=True)
+    def answer(compute: Callable[[], Any]) -> bool:
+        try:
+            message = {"result": compute()}
+        except (Unavailable, Wrong) as error:
+            message = {"unavailable": str(error)}
+        print(json.dumps(message), file=answers, flush=True)
+        return "result" in message
 
-    try:
-        running = make(engine, net, batch=batch, threads=threads)
-    except Unavailable as error:
-        answer({"unavailable": str(error)})
-        return
-    modes = {"step": running.step, "forward": running.forward}
-    for run in modes.values():
-        run()
-    answer({"facts": running.facts()})
+    def make() -> None:
+        nonlocal engine
+        module, function = maker.split(":")
+        engine = getattr(import_module(module), function)(**arguments)
 
-    for line in sys.stdin:
-        mode, count = json.loads(line)
-        run = modes[mode]
+    def prepare(mode: str) -> None:
+        prepared.clear()  # one mode at a time holds its arrays
+        prepared[mode] = engine.prepare(mode)
+        prepared[mode]()
+
+    def times(mode: str, count: int) -> list[float]:
+        run = prepared[mode]
         for _ in range(WARM_UP):
             run()
-        times = []
+        seconds = []
         for _ in range(count):
             start = time.perf_counter()
             run()
-            times.append(time.perf_counter() - start)
-        if not math.isfinite(running.loss()):
-            raise RuntimeError(
-                f"{engine} {net}: the loss is not finite; times of NaN arithmetic mean nothing"
-            )
-        answer(times)
+            seconds.append(time.perf_counter() - start)
+        engine.check()
+        return seconds
+
+    engine: Engine
+    if not answer(make):
+        return
+    requests = {"prepare": prepare, "times": times, "facts": engine.facts}
+    for line in sys.stdin:
+        what, *values = json.loads(line)
+        answer(lambda: requests[what](*values))  # noqa: B023  called before the loop goes on
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    from bench import worker  # this file under its own name: as __main__ its classes would be others
+
+    worker.serve(sys.argv[1], json.loads(sys.argv[2]))

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("bench", reason="the benchmarks are not part of an installed package")
 
-from bench import record, startup, steps
+from bench import bursts, record, startup, steps
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,19 +25,19 @@ class Recorder:
         return [self.seconds] * count
 
 
-def test_bursts_take_turns_and_are_as_long_for_every_engine(monkeypatch):
-    monkeypatch.setattr(steps, "PAUSE", 0)
+def test_bursts_take_turns_and_fill_the_same_time(monkeypatch):
+    monkeypatch.setattr(bursts, "PAUSE", 0)
     log = []
-    workers = {"fast": Recorder("fast", 0.01, log), "slow": Recorder("slow", 0.02, log)}
-    bursts = steps.alternate(workers, "step", rounds=3, burst_seconds=0.1)
-    assert log[2:] == [("fast", "step", 5), ("slow", "step", 5)] * 3
-    assert [len(rounds) for rounds in bursts.values()] == [3, 3]
+    workers = {"fast": Recorder("fast", 0.01, log), "slow": Recorder("slow", 0.5, log)}
+    times = bursts.alternate(workers, "step", rounds=3, burst_seconds=0.1)
+    assert log[2:] == [("fast", "step", 10), ("slow", "step", bursts.SHORTEST_BURST)] * 3
+    assert [len(rounds) for rounds in times.values()] == [3, 3]
 
 
 def test_ratios_are_paired_round_by_round():
     # The machine halves its speed in the second round: times spread, ratios do not.
-    bursts = {"ours": [[0.01] * 3, [0.02] * 3], "theirs": [[0.03] * 3, [0.06] * 3]}
-    summary = steps.summarise(bursts)
+    times = {"ours": [[0.01] * 3, [0.02] * 3], "theirs": [[0.03] * 3, [0.06] * 3]}
+    summary = bursts.summarise(times)
     assert summary["theirs"]["times_first_engine"] == [3, 3, 3]
     assert summary["theirs"]["milliseconds"] == [30, 45, 60]
     assert summary["ours"]["times_first_engine"] == [1, 1, 1]
@@ -48,13 +48,16 @@ def test_the_table_of_steps_says_what_is_not_installed():
         "net": "W1",
         "mode": "step",
         "threads": 2,
-        "engines": steps.summarise({"minicnn": [[0.01, 0.01]]}),
+        "missing": {"torch": "PyTorch is not installed", "jax": "its process ended with status 1"},
+        "engines": bursts.summarise({"minicnn": [[0.01, 0.01]]}),
     }
-    table = steps.table([entry], ["minicnn", "torch"])
-    assert table.splitlines() == [
-        "| net     | threads | minicnn ms |      torch ms | torch / minicnn |",
-        "| ------- | ------: | ---------: | ------------: | --------------: |",
-        "| W1 step |       2 |      10.00 | not installed |               - |",
+    assert steps.table([entry]).splitlines() == [
+        "| net     | threads | minicnn ms |      torch ms | jax ms | torch / minicnn | jax / minicnn |",
+        "| ------- | ------: | ---------: | ------------: | -----: | --------------: | ------------: |",
+        "| W1 step |       2 |      10.00 | not installed |      - |               - |             - |",
+        "",
+        "- jax: its process ended with status 1",
+        "- torch: PyTorch is not installed",
     ]
 
 
@@ -76,7 +79,8 @@ def test_a_record_holds_the_machine_and_the_command(tmp_path):
     ("arguments", "message"),
     [
         (["--nets", "W1,W9"], "unknown name 'W9': expected some of W1, W2, W3, R20"),
-        (["--engines", "jax"], "unknown name 'jax'"),
+        (["--engines", "abacus"], "unknown name 'abacus'"),
+        (["steps", "--engines", "ncnn"], "unknown name 'ncnn' for steps: expected some of minicnn, "),
         (["--threads", "0"], "expected a positive integer, got '0'"),
         (["--threads", "100000"], "this machine has"),
         (["--batch", "many"], "expected a positive integer, got 'many'"),

@@ -1,0 +1,93 @@
+"""What `python -m bench` can do: each command measures something and has a table for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bench import forward, memory, startup, steps
+from bench.engines import ENGINES
+from bench.peers.inference import ENGINES as INFERENCE
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line. engines and rounds: None for the command's own."""
+
+    nets: Sequence[str]
+    threads: Sequence[int]
+    engines: Sequence[str] | None = None
+    batch: int = 64
+    rounds: int | None = None
+    quick: bool = False
+
+    def pace(self, rounds: int, quick_rounds: int, burst_seconds: float) -> dict[str, Any]:
+        """How often, and for how long: arguments of the measuring functions."""
+        seconds = burst_seconds / 3 if self.quick else burst_seconds
+        usual = quick_rounds if self.quick else rounds
+        return {"rounds": self.rounds or usual, "burst_seconds": seconds}
+
+
+class Command(NamedTuple):
+    """engines: known ones. by_default: those that it measures unless told otherwise."""
+
+    measure: Callable[[Options], Any]
+    table: Callable[[Any], str]
+    engines: Sequence[str] = ()
+    by_default: Sequence[str] = ()
+
+
+def _steps(options: Options) -> list[dict[str, Any]]:
+    return steps.measure(
+        options.nets,
+        options.engines or COMMANDS["steps"].by_default,
+        threads=options.threads,
+        batch=options.batch,
+        **options.pace(12, 4, 0.3),
+    )
+
+
+def _forward(options: Options) -> list[dict[str, Any]]:
+    return forward.measure(
+        options.nets,
+        options.engines or COMMANDS["forward"].by_default,
+        threads=options.threads,
+        **options.pace(12, 4, 0.1),
+    )
+
+
+def _memory(options: Options) -> list[dict[str, Any]]:
+    results = []
+    for net in options.nets:
+        engines = options.engines or COMMANDS["memory"].by_default
+        results += memory.measure(engines, net=net, batch=options.batch, threads=max(options.threads))
+    return results
+
+
+def _startup(options: Options) -> list[dict[str, Any]]:
+    rounds = options.rounds or (3 if options.quick else 10)
+    return startup.measure(rounds=rounds, cold_rounds=1 if options.quick else 3)
+
+
+def _ladder(options: Options) -> dict[str, Any]:
+    from bench import ladder  # loads the compiler and its threads, which the other commands keep out
+
+    rounds = options.rounds or (4 if options.quick else 12)
+    return ladder.measure(threads=max(options.threads), rounds=rounds, quick=options.quick)
+
+
+def _ladder_table(results: dict[str, Any]) -> str:
+    from bench import ladder
+
+    return ladder.table(results)
+
+
+_EAGER = ("minicnn", "minicnn-eager", "torch", "torch-channels-last")
+COMMANDS: dict[str, Command] = {
+    "steps": Command(_steps, steps.table, ENGINES, _EAGER),
+    "forward": Command(_forward, steps.table, tuple(INFERENCE), tuple(INFERENCE)),
+    "memory": Command(_memory, memory.table, ENGINES, _EAGER),
+    "startup": Command(_startup, startup.table),
+    "ladder": Command(_ladder, _ladder_table),
+}
