@@ -250,6 +250,9 @@ def _scatter(grad, taps, dx, stride, padding, dilation, groups) -> None:
 
 
 def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
+    if winograd.takes_weight_gradient(x, grad, dw, stride, dilation, groups):
+        winograd.weight_gradient(grad, x, dw, padding)
+        return
     n, height, width, channels = x.shape
     kh, kw, in_group, out_channels = dw.shape
     out_height, out_width = grad.shape[1:3]
