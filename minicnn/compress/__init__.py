@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from minicnn.compress.fake_quantize import FakeQuantize
 from minicnn.compress.mask import Mask, set_mask
+from minicnn.compress.select import select_layers
 
-__all__ = ["FakeQuantize", "Mask", "set_mask"]
+__all__ = ["FakeQuantize", "Mask", "select_layers", "set_mask"]
