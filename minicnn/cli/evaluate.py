@@ -8,9 +8,10 @@ from typing import Any
 
 import minicnn
 from minicnn import data
-from minicnn.cli.recipe import load_data, load_trained
 from minicnn.cli.report import class_table, per_class
+from minicnn.compress.model_file import load_trained
 from minicnn.training.evaluate import evaluate
+from minicnn.training.options import load_data
 
 
 def run(options: argparse.Namespace) -> int:

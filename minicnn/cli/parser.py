@@ -1,25 +1,27 @@
 """The options of the command line, and the nearest known word for a mistyped one.
 
 Options of `train` have no default here: a resumed training takes from its checkpoint what is not said
-anew. The defaults are `DEFAULTS` in `recipe.py`.
+anew. The defaults and the ranges are those of `minicnn.training.options`.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from minicnn.cli.recipe import AUGMENTATIONS, DEFAULTS, OPTIMIZERS, SCHEDULES
 from minicnn.models import MODELS
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for the known word nearest to a mistyped one, '' if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+from minicnn.training.options import (
+    AUGMENTATIONS,
+    DEFAULTS,
+    OPTIMIZERS,
+    RANGES,
+    SCHEDULES,
+    Range,
+    suggestion,
+    unknown_augmentation,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,21 +51,14 @@ class Parser(argparse.ArgumentParser):
             )
 
 
-def _number(
-    kind: type, low: float, high: float = math.inf, *, open_low: bool = False
-) -> Callable[[str], Any]:
-    what = "an integer" if kind is int else "a number"
-    bounds = f"above {low:g}" if open_low else f"of at least {low:g}"
-    if high < math.inf:
-        bounds += f" and below {high:g}"
-
+def _number(range_: Range) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
-            value = kind(text)
+            value = range_.kind(text)
         except ValueError:
             value = math.nan
-        if not (low < value if open_low else low <= value) or not value < high:
-            raise argparse.ArgumentTypeError(f"expected {what} {bounds}, got {text!r}")
+        if value not in range_:
+            raise argparse.ArgumentTypeError(f"expected {range_}, got {text!r}")
         return value
 
     return parse
@@ -71,21 +66,12 @@ def _number(
 
 def _augmentations(text: str) -> list[str]:
     steps = [] if text == "none" else text.split(",")
-    for step in steps:
-        name, _, amount = step.partition(":")
-        if name not in AUGMENTATIONS:
-            raise argparse.ArgumentTypeError(
-                f"unknown augmentation {name!r}: expected none or a list of {', '.join(AUGMENTATIONS)}, "
-                f"such as flip,shift:2{suggestion(name, AUGMENTATIONS)}"
-            )
-        if amount and not amount.isdigit():
-            raise argparse.ArgumentTypeError(f"expected a whole number after {name}:, got {amount!r}")
+    for problem in filter(None, map(unknown_augmentation, steps)):
+        raise argparse.ArgumentTypeError(problem)
     return steps
 
 
-_FRACTION = _number(float, 0, 1)
-_POSITIVE = _number(float, 0, open_low=True)
-_COUNT = _number(int, 1)
+_COUNT = _number(Range(int, 1))
 
 
 def make_parser() -> Parser:
@@ -111,32 +97,35 @@ def _add_train(commands: Any) -> None:
     )
 
     def option(name: str, text: str, **rest: Any) -> None:
-        default = DEFAULTS.get(name.strip("-").replace("-", "_"))
+        key = name.strip("-").replace("-", "_")
+        default = DEFAULTS.get(key)
         shown = ",".join(default) or "none" if isinstance(default, list) else default
+        if key in RANGES:
+            rest["type"] = _number(RANGES[key])
         train.add_argument(name, help=text if shown in (None, False) else f"{text} (default {shown})", **rest)
 
     option("--data", "fashion-mnist, or a folder of idx files", metavar="NAME|DIR")
     option("--model", ", ".join(MODELS), metavar="NAME")
-    option("--epochs", "passes over the training images", type=_COUNT, metavar="N")
-    option("--batch-size", "images per step", type=_COUNT, metavar="N")
-    option("--lr", "highest learning rate", type=_POSITIVE, metavar="X")
+    option("--epochs", "passes over the training images", metavar="N")
+    option("--batch-size", "images per step", metavar="N")
+    option("--lr", "highest learning rate", metavar="X")
     option("--optimizer", ", ".join(OPTIMIZERS), choices=OPTIMIZERS, metavar="NAME")
-    option("--momentum", "of sgd (Nesterov's) and rmsprop", type=_FRACTION, metavar="X")
-    option("--weight-decay", "L2 penalty on weights", type=_number(float, 0), metavar="X")
-    option("--l1", "L1 penalty on weights", type=_number(float, 0), metavar="X")
-    option("--max-norm", "limit of the length of each unit's weights", type=_POSITIVE, metavar="X")
-    option("--clip-norm", "limit of the length of the gradient", type=_POSITIVE, metavar="X")
+    option("--momentum", "of sgd (Nesterov's) and rmsprop", metavar="X")
+    option("--weight-decay", "L2 penalty on weights", metavar="X")
+    option("--l1", "L1 penalty on weights", metavar="X")
+    option("--max-norm", "limit of the length of each unit's weights", metavar="X")
+    option("--clip-norm", "limit of the length of the gradient", metavar="X")
     option("--schedule", ", ".join(SCHEDULES), choices=SCHEDULES, metavar="NAME")
-    option("--warmup", "epochs in which the learning rate rises from 0", type=_number(float, 0), metavar="X")
+    option("--warmup", "epochs in which the learning rate rises from 0", metavar="X")
     option(
         "--augment",
         "none, or a list of " + ", ".join(AUGMENTATIONS) + "; an amount may follow, as in shift:2",
         type=_augmentations,
         metavar="LIST",
     )
-    option("--dropout", "before the last layer, where the model has it", type=_FRACTION, metavar="X")
-    option("--label-smoothing", "share of the target spread over all classes", type=_FRACTION, metavar="X")
-    option("--seed", "of weights, order, dropout and augmentation", type=_number(int, 0), metavar="N")
+    option("--dropout", "before the last layer, where the model has it", metavar="X")
+    option("--label-smoothing", "share of the target spread over all classes", metavar="X")
+    option("--seed", "of weights, order, dropout and augmentation", metavar="N")
     option(
         "--early-stopping", "stop after N epochs without a better validation loss", type=_COUNT, metavar="N"
     )
@@ -144,10 +133,9 @@ def _add_train(commands: Any) -> None:
         "--validation-fraction",
         "share of the training images held out to watch, and to choose the best epoch by; "
         "without it the test images are watched and nothing is chosen",
-        type=_FRACTION,
         metavar="X",
     )
-    option("--limit", "use only the first N training and test images", type=_COUNT, metavar="N")
+    option("--limit", "use only the first N training and test images", metavar="N")
     option("--threads", "threads to compute with; the result does not depend on it", type=_COUNT, metavar="N")
     option("--checkpoint-every", "such as '1 epoch', '200 batches', '60 seconds'", metavar="TEXT")
     option("--output", "folder of the results (default runs/MODEL-DATA)", metavar="DIR")

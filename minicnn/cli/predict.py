@@ -11,7 +11,7 @@ import numpy as np
 
 import minicnn
 from minicnn import data
-from minicnn.cli.recipe import load_trained
+from minicnn.compress.model_file import load_trained
 from minicnn.training.evaluate import predict
 
 _TOP = 3

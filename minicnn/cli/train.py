@@ -13,7 +13,10 @@ from typing import Any
 
 import minicnn
 from minicnn import data, nn
-from minicnn.cli.recipe import (
+from minicnn.cli.report import report
+from minicnn.training.checkpoint import Checkpoint, load_checkpoint
+from minicnn.training.errors import CheckpointError, TrainingInterrupted
+from minicnn.training.options import (
     DEFAULTS,
     augmentation,
     limited,
@@ -22,9 +25,6 @@ from minicnn.cli.recipe import (
     make_optimizer,
     make_scheduler,
 )
-from minicnn.cli.report import report
-from minicnn.training.checkpoint import Checkpoint, load_checkpoint
-from minicnn.training.errors import CheckpointError, TrainingInterrupted
 from minicnn.training.trainer import fit
 
 

@@ -1,22 +1,22 @@
-"""From plain options to the things that `fit` wants: data, model, optimizer, schedule.
+"""The options of a training as plain values, and the things that `fit` wants made from them.
 
-The options are kept in the checkpoint's configuration, with the class names and the preprocessing, so
-that `evaluate` and `predict` rebuild what they need from the checkpoint alone.
+`minicnn train` takes them from the command line, a compression recipe from a TOML file. They are kept in the
+checkpoint's configuration with the class names and the preprocessing, so that a trained model is rebuilt from
+its file alone (`minicnn.compress.model_file`).
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minicnn import data, models, optim
 from minicnn.data import Dataset, Normalize
 from minicnn.data.datasets import FASHION_MNIST_NORMALIZE
-from minicnn.training.checkpoint import load_checkpoint
-from minicnn.training.errors import CheckpointError
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("cosine", "step", "exponential", "constant")
@@ -28,31 +28,103 @@ AUGMENTATIONS: dict[str, Callable[[int | None], data.Transform]] = {
     "cutout": lambda amount: data.Cutout(amount or 8),
 }
 
+
+class Range(NamedTuple):
+    """Numbers of `kind` from `low` (or, with open_low, above it) to below `high`."""
+
+    kind: type
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        wanted = (int, float) if self.kind is float else int
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            return False
+        return (self.low < value if self.open_low else self.low <= value) and value < self.high
+
+    def __str__(self) -> str:
+        what = "an integer" if self.kind is int else "a number"
+        bounds = f"above {self.low:g}" if self.open_low else f"of at least {self.low:g}"
+        return f"{what} {bounds}" + (f" and below {self.high:g}" if self.high < math.inf else "")
+
+
+FRACTION, POSITIVE = Range(float, 0, 1), Range(float, 0, open_low=True)
+NOT_NEGATIVE, COUNT = Range(float, 0), Range(int, 1)
+
 # Chosen on 10,000 training images held out from the other 50,000, not on the test images: accuracy there
 # after 10 epochs was 92.98% as below, 92.84% without smoothing, 92.60% with twice the learning rate, 92.87%
 # with half the batch, and not better with shifts or cutout.
-DEFAULTS: dict[str, Any] = {
-    "data": "fashion-mnist",
-    "model": "simple",
-    "epochs": 10,
-    "batch_size": 64,
-    "lr": 0.05,
-    "optimizer": "sgd",
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "l1": 0.0,
-    "max_norm": None,
-    "clip_norm": None,
-    "schedule": "cosine",
-    "warmup": 1.0,
-    "augment": ["flip"],
-    "dropout": 0.3,
-    "label_smoothing": 0.1,
-    "seed": 0,
-    "early_stopping": None,
-    "validation_fraction": 0.0,
-    "limit": None,
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What a training depends on, with the values that it has unless told otherwise."""
+
+    data: str = "fashion-mnist"
+    model: str = "simple"
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 0.05
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    l1: float = 0.0
+    max_norm: float | None = None
+    clip_norm: float | None = None
+    schedule: str = "cosine"
+    warmup: float = 1.0
+    augment: list[str] = field(default_factory=lambda: ["flip"])
+    dropout: float = 0.3
+    label_smoothing: float = 0.1
+    seed: int = 0
+    validation_fraction: float = 0.0
+    limit: int | None = None
+
+
+# Of the command line; a recipe has no early stopping, since its steps come at epochs known beforehand.
+DEFAULTS: dict[str, Any] = asdict(TrainingOptions()) | {"early_stopping": None}
+
+RANGES = {
+    "epochs": COUNT,
+    "batch_size": COUNT,
+    "lr": POSITIVE,
+    "momentum": FRACTION,
+    "weight_decay": NOT_NEGATIVE,
+    "l1": NOT_NEGATIVE,
+    "max_norm": POSITIVE,
+    "clip_norm": POSITIVE,
+    "warmup": NOT_NEGATIVE,
+    "dropout": FRACTION,
+    "label_smoothing": FRACTION,
+    "seed": Range(int, 0),
+    "validation_fraction": FRACTION,
+    "limit": COUNT,
 }
+CHOICES: dict[str, Iterable[str]] = {
+    "model": models.MODELS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the known word nearest to a mistyped one, '' if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown_augmentation(step: str) -> str | None:
+    """What is wrong with one step of `augment`, such as "shift:2"; None if nothing is."""
+    name, _, amount = step.partition(":")
+    if name not in AUGMENTATIONS:
+        return (
+            f"unknown augmentation {name!r}: expected none or a list of {', '.join(AUGMENTATIONS)}, "
+            f"such as flip,shift:2{suggestion(name, AUGMENTATIONS)}"
+        )
+    if amount and not amount.isdigit():
+        return f"expected a whole number after {name}:, got {amount!r}"
+    return None
 
 
 def load_data(name: str, *, train: bool, normalize: Normalize | None = None) -> data.ArrayDataset:
@@ -64,7 +136,7 @@ def load_data(name: str, *, train: bool, normalize: Normalize | None = None) -> 
         return data.FashionMNIST(train=train, transform=normalize or FASHION_MNIST_NORMALIZE)
     if not Path(name).is_dir():
         raise ValueError(
-            f"--data {name}: expected fashion-mnist or a folder of idx files, and there is no such folder"
+            f"data {name}: expected fashion-mnist or a folder of idx files, and there is no such folder"
         )
     images = data.IdxFolder(name, train=train, transform=normalize)
     if normalize is None:
@@ -95,6 +167,7 @@ def make_model(configuration: dict[str, Any]) -> Any:
         image_size=tuple(image_size),
         num_classes=len(configuration["class_names"]),
         dropout=configuration["dropout"],
+        **configuration.get("model_options", {}),
     )
 
 
@@ -118,7 +191,7 @@ def make_scheduler(options: dict[str, Any], optimizer: Any, batches: int) -> Any
     total, warmup = options["epochs"] * batches, round(options["warmup"] * batches)
     if warmup >= total:
         raise ValueError(
-            f"--warmup {options['warmup']:g}: expected fewer epochs than --epochs {options['epochs']}"
+            f"warmup {options['warmup']:g}: expected fewer epochs than epochs {options['epochs']}"
         )
 
     def factor(step: int) -> float:
@@ -136,23 +209,3 @@ def make_scheduler(options: dict[str, Any], optimizer: Any, batches: int) -> Any
                 return 1.0
 
     return optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def load_trained(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
-    """The model in a checkpoint of `minicnn train`, and its configuration.
-
-    Raises CheckpointError if the file is no checkpoint, or does not say what model it is of.
-    """
-    state = load_checkpoint(path)
-    configuration = state["configuration"]
-    missing = [
-        key for key in ("model", "image_shape", "class_names", "normalize") if key not in configuration
-    ]
-    if missing:
-        raise CheckpointError(
-            f"checkpoint {path}: expected one made by `minicnn train`, but its configuration lacks "
-            f"{', '.join(missing)}; load it in Python with minicnn.training.load_checkpoint"
-        )
-    model = make_model(configuration)
-    model.load_state_dict(state["run"]["model"])
-    return model.eval(), configuration
