@@ -41,7 +41,7 @@ def _unknown(model: Module, name: str, known: Iterable[str]) -> str:
     known = list(known)
     inside = [one for one in known if one.startswith(f"{name}.")]
     if inside:
-        return f"layer {name!r} of {type(model).__name__} is a container; {name + '.*'!r} is all of its layers"
+        return f"layer {name!r} of {type(model).__name__} is a container; its layers are {name + '.*'!r}"
     other = dict(model.named_modules()).get(name)
     if other is not None:
         return (
