@@ -127,7 +127,7 @@ def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, gro
     )
     row_offsets, row_starts = transposed_tables(
         windows.padded_height, windows.pitch, channels, in_group, kernel, dilation, stride[0], out_size[0],
-        images, False,
+        images,
     )  # fmt: skip
 
     # The gradient by x is taken from the scratch if it is a direct convolution of what lies there.

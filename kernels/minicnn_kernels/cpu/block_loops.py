@@ -76,7 +76,7 @@ def block_gradients(
                     )  # fmt: skip
                 base = padded
             add_weight_gradient(
-                base, row_offsets, size // out_channels, row_starts, step, False,
+                base, row_offsets, size // out_channels, row_starts, step,
                 inside, grad_pitch * out_channels, grad_image,
                 count * out_height, out_height, out_width, channels, out_channels, groups,
                 0, out_group, rows_per_block, panels, packed, result,

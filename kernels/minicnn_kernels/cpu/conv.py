@@ -16,7 +16,7 @@ import numpy as np
 
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
-from minicnn_kernels.cpu import explicit, implicit, winograd
+from minicnn_kernels.cpu import depthwise, explicit, implicit, strided, winograd
 from minicnn_kernels.cpu.blocks import LANES, WIDE, WIDE_ROWS, pack_weights, padded_columns
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS
 from minicnn_kernels.cpu.explicit import col2im, im2col
@@ -71,13 +71,15 @@ def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, 
     grad, taps = channels_last(grad), taps_first(weight)
     if algorithm("conv2d") == "explicit":
         explicit.backward_input(grad, taps, dx, stride, padding, dilation, groups)
+    elif _is_depthwise(input_shape[1], taps, groups):
+        depthwise.backward_input(grad, taps, dx, stride, padding, dilation)
     elif tuple(stride) == (1, 1):
         # Each pixel gathers from the windows it was in: a convolution with the kernel turned around.
         margin = tuple(d * (k - 1) - p for d, k, p in zip(dilation, taps.shape[:2], padding, strict=True))
         nothing = np.zeros(input_shape[1], np.float32)
         convolve(grad, taps, nothing, dx, stride, margin, dilation, groups, transposed=True)
     else:
-        _scatter(grad, taps, dx, stride, padding, dilation, groups)
+        strided.backward_input(grad, taps, dx, stride, padding, dilation, groups)
     return dx
 
 
@@ -94,6 +96,8 @@ def conv2d_backward_weight(grad, x, weight_shape, stride, padding, dilation, gro
         grad, images = channels_last(grad), channels_last(x)
         if algorithm("conv2d") == "explicit":
             explicit.backward_weight(grad, images, dw, stride, padding, dilation, groups)
+        elif _is_depthwise(x.shape[1], dw, groups):
+            depthwise.weight_gradient(grad, images, dw, stride, padding, dilation)
         else:
             _weight_gradient(grad, images, dw, stride, padding, dilation, groups)
     return dw.transpose(3, 2, 0, 1)
@@ -108,6 +112,10 @@ def conv2d_backward_bias(grad):
 def taps_first(weight: np.ndarray) -> np.ndarray:
     """Weights (O, C, kh, kw) as (kh, kw, C, O), C-contiguous: a view for weights that live in that order."""
     return contiguous(weight.transpose(2, 3, 1, 0))
+
+
+def _is_depthwise(channels: int, taps: np.ndarray, groups: int) -> bool:
+    return channels == groups == taps.shape[3] and groups > 1
 
 
 class _Windows(NamedTuple):
@@ -163,6 +171,9 @@ def convolve(
             x, taps, bias, y, margin, transposed=transposed, relu=relu, winners=winners, edge=edge
         )
         return
+    if _is_depthwise(x.shape[3], taps, groups):
+        depthwise.convolve(x, taps, bias, y, stride, margin, dilation, relu=relu, winners=winners)
+        return
     n, height, width, channels = x.shape
     kh, kw = taps.shape[:2]
     out_channels = y.shape[1]
@@ -171,7 +182,6 @@ def convolve(
     if pool:
         out_height, out_width = conv_output_size((height, width), (kh, kw), stride, margin, dilation)
     out_group = out_channels // groups
-    depthwise = channels == groups == out_channels and groups > 1
     row_step = stride[0]
     step_rows = 2 if pool else 1  # rows that stay together
     window_rows = (kh - 1) * dilation[0] + 1
@@ -194,14 +204,9 @@ def convolve(
 
     windows = find_windows(
         (height, width), (out_height, out_width), channels, (kh, kw), tuple(stride), tuple(margin),
-        tuple(dilation), groups, images, depthwise,
+        tuple(dilation), groups, images, False,
     )  # fmt: skip
-    if depthwise:
-        order = taps[::-1, ::-1] if transposed else taps
-        weight = np.zeros((kh * kw, padded_columns(channels)), np.float32)
-        weight[:, :channels] = order.reshape(kh * kw, channels)
-    else:
-        weight = pack_weights(taps, groups, transposed)
+    weight = pack_weights(taps, groups, transposed)
     band_rows = windows.padded_height
     if bands > 1:
         band_rows = (-(-(out_height // step_rows) // bands) * step_rows - 1) * row_step + window_rows
@@ -215,37 +220,9 @@ def convolve(
         address(x), address(weight), address(bias), address(y), address(winners) if pool else 0,
         address(scratch), scratch.shape[1],
         address(windows.pixel_offsets), address(windows.tap_offsets), windows.tap_offsets.size, windows.run,
-        depthwise, n, height, width, channels, out_height, out_width, out_channels, groups,
+        n, height, width, channels, out_height, out_width, out_channels, groups,
         margin[0], margin[1], windows.padded_height, windows.pitch, row_step, window_rows, windows.direct,
         images, bands, strip_rows, column_blocks, block_columns, relu, pool, copied,
-    )  # fmt: skip
-
-
-def _scatter(grad, taps, dx, stride, padding, dilation, groups) -> None:
-    n, out_height, out_width, out_channels = grad.shape
-    kh, kw = taps.shape[:2]
-    _, channels, height, width = dx.shape
-    in_group = channels // groups
-    depthwise = channels == groups == out_channels and groups > 1
-    padded_height, pitch = height + 2 * padding[0], width + 2 * padding[1]
-    if depthwise:
-        weight = np.zeros((kh * kw, padded_columns(channels)), np.float32)
-        weight[:, :channels] = taps.reshape(kh * kw, channels)
-        grad = _roomy(grad)
-    else:
-        weight = pack_weights(taps, groups, transposed=True, per_tap=True)
-    column_blocks = 1
-    if n < _TASKS // 2 and groups == 1:
-        column_blocks = min(-(-in_group // WIDE), _TASKS // 2 // n)
-    block_columns, column_blocks = _split(in_group, column_blocks)
-    row_offsets = np.arange(out_width) * out_channels
-    zero_tap = np.zeros(1, np.int64)
-    scratch = scratch_buffers(padded_height * pitch * channels)
-    implicit.scatter(
-        address(grad), address(weight), address(dx), address(scratch), scratch.shape[1],
-        address(row_offsets), address(zero_tap), depthwise, n, height, width, channels,
-        out_height, out_width, out_channels, groups, kh, kw, *stride, *dilation, *padding,
-        padded_height, pitch, column_blocks, block_columns,
     )  # fmt: skip
 
 
@@ -258,7 +235,6 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
     out_height, out_width = grad.shape[1:3]
     out_group = out_channels // groups
     out_pixels = out_height * out_width
-    depthwise = channels == groups == out_channels and groups > 1
 
     tasks = max(1, min(n, _TASKS // 2, n * out_pixels // _PIXELS_PER_PART))
     column_blocks = 1
@@ -270,23 +246,21 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
 
     windows = find_windows(
         (height, width), (out_height, out_width), channels, (kh, kw), tuple(stride), tuple(padding),
-        tuple(dilation), groups, images, depthwise,
+        tuple(dilation), groups, images, False,
     )  # fmt: skip
     row_offsets, row_starts = transposed_tables(
         windows.padded_height, windows.pitch, channels, in_group, (kh, kw), tuple(dilation),
-        stride[0], out_height, images, depthwise,
+        stride[0], out_height, images,
     )  # fmt: skip
     copied = 0 if windows.direct else images * windows.padded_height * windows.pitch * channels
     few = kh * kw * in_group <= 2 * WIDE_ROWS and out_group == padded_columns(out_group)
-    if depthwise:
-        grad = _roomy(grad)
-    elif not few:
+    if not few:
         copied += rows_per_block * out_width * padded_columns(block_columns)
     scratch = scratch_buffers(copied)
     partial = memory.empty((tasks, dw.size)) if tasks > 1 else dw
     implicit.weight_gradient(
         address(grad), address(x), address(partial), address(scratch), scratch.shape[1],
-        address(row_offsets), address(row_starts), stride[1] * channels, depthwise,
+        address(row_offsets), address(row_starts), stride[1] * channels,
         n, height, width, channels, out_height, out_width, out_channels, groups,
         padding[0], padding[1], windows.padded_height, windows.pitch, windows.direct,
         tasks, images, rows_per_block, column_blocks, block_columns, not few, dw.size,
@@ -297,12 +271,12 @@ def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
 
 @functools.lru_cache(maxsize=512)
 def transposed_tables(
-    padded_height, pitch, channels, in_group, kernel, dilation, row_step, out_height, images, depthwise
+    padded_height, pitch, channels, in_group, kernel, dilation, row_step, out_height, images
 ) -> tuple[np.ndarray, np.ndarray]:
     """For the transposed im2col matrix: offsets of its rows (tap, channel), and of the pixel rows in k."""
     (kh, kw), (dh, dw) = kernel, dilation
     taps = (np.arange(kh).reshape(-1, 1, 1) * dh * pitch + np.arange(kw).reshape(-1, 1) * dw) * channels
-    rows = taps if depthwise else taps + np.arange(in_group)
+    rows = taps + np.arange(in_group)
     image = np.arange(images).reshape(-1, 1) * padded_height
     starts = (image + np.arange(out_height) * row_step) * pitch * channels
     return _table(rows), _table(starts)
@@ -314,15 +288,6 @@ def _split(columns: int, blocks: int) -> tuple[int, int]:
         return columns, 1
     per_block = -(-columns // (WIDE * blocks)) * WIDE
     return per_block, -(-columns // per_block)
-
-
-def _roomy(pixels: np.ndarray) -> np.ndarray:
-    """`pixels` (..., C) in a buffer that can be read in whole vectors past the very last channel."""
-    if pixels.shape[-1] % LANES == 0:
-        return pixels
-    roomy = memory.empty(pixels.size + LANES)
-    roomy[: pixels.size] = pixels.reshape(-1)
-    return roomy
 
 
 def scratch_buffers(floats: int) -> np.ndarray:

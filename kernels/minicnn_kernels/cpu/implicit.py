@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_thread_id, prange
 
-from minicnn_kernels.cpu.blocks import INT_BYTES, PACKED, multiply, multiply_channels, pack, padded_columns
+from minicnn_kernels.cpu.blocks import INT_BYTES, PACKED, multiply, pack, padded_columns
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.finish import pool_rows, relu_pixels
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, load_float, store_float, zero_floats
@@ -42,7 +42,7 @@ def pad_rows(image, height, width, channels, first_row, rows, top, left, pitch, 
 
 @kernel(parallel=True)
 def convolve(
-    x, weight, bias, y, winners, scratch, scratch_size, row_offsets, taps, tap_count, run, depthwise,
+    x, weight, bias, y, winners, scratch, scratch_size, row_offsets, taps, tap_count, run,
     images, height, width, channels, out_height, out_width, out_channels, groups,
     top, left, padded_height, pitch, row_step, window_rows, direct,
     images_per_task, bands, strip_rows, column_blocks, block_columns, relu, pool, pool_offset,
@@ -87,20 +87,14 @@ def convolve(
                 target = buffer + FLOAT_BYTES * pool_offset
             else:
                 target = y + FLOAT_BYTES * (first * out_height + start) * out_width * out_channels
-            if depthwise:
-                multiply_channels(
-                    base, offsets, pixels, taps, tap_count, run, 1, weight, padded_columns(channels),
-                    channels, bias, 0, target, out_channels,
+            for g in range(groups):
+                multiply(
+                    base + FLOAT_BYTES * g * in_group, offsets, pixels, taps, tap_count, run, 1,
+                    weight + FLOAT_BYTES * (g * panel_size + column * depth), PACKED,
+                    min(block_columns, out_group - column),
+                    bias + FLOAT_BYTES * (g * out_group + column), 0,
+                    target + FLOAT_BYTES * (g * out_group + column), out_channels,
                 )  # fmt: skip
-            else:
-                for g in range(groups):
-                    multiply(
-                        base + FLOAT_BYTES * g * in_group, offsets, pixels, taps, tap_count, run, 1,
-                        weight + FLOAT_BYTES * (g * panel_size + column * depth), PACKED,
-                        min(block_columns, out_group - column),
-                        bias + FLOAT_BYTES * (g * out_group + column), 0,
-                        target + FLOAT_BYTES * (g * out_group + column), out_channels,
-                    )  # fmt: skip
             target += FLOAT_BYTES * column
             if pool:
                 for i in range(count):
@@ -115,57 +109,8 @@ def convolve(
 
 
 @kernel(parallel=True)
-def scatter(
-    grad, weight, dx, scratch, scratch_size, row_offsets, zero_tap, depthwise,
-    images, height, width, channels, out_height, out_width, out_channels, groups,
-    kh, kw, sh, sw, dh, dw, ph, pw, padded_height, pitch, column_blocks, block_columns,
-):  # fmt: skip
-    """dx = the sum over taps of grad times that tap's weights, added where the tap had read.
-
-    For strides above 1, where a gather would read between the pixels of grad. A task is an image.
-    """
-    in_group, out_group = channels // groups, out_channels // groups
-    panel_size = padded_columns(in_group) * out_group
-    for task in prange(images * column_blocks):
-        index = np.intp(task)
-        image, column = index // column_blocks, index % column_blocks * block_columns
-        columns = min(block_columns, in_group - column)
-        base = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
-        zero_floats(base, padded_height * pitch * channels)
-        for tap in range(kh * kw):
-            p, q = tap // kw, tap % kw
-            for i in range(out_height):
-                source = grad + FLOAT_BYTES * (image * out_height + i) * out_width * out_channels
-                target = base + FLOAT_BYTES * ((i * sh + p * dh) * pitch + q * dw) * channels
-                if depthwise:
-                    multiply_channels(
-                        source, row_offsets, out_width, zero_tap, 1, 1, 1,
-                        weight + FLOAT_BYTES * tap * padded_columns(channels), 0, channels,
-                        target, sw * channels, target, sw * channels,
-                    )  # fmt: skip
-                else:
-                    for g in range(groups):
-                        place = target + FLOAT_BYTES * (g * in_group + column)
-                        multiply(
-                            source + FLOAT_BYTES * g * out_group, row_offsets, out_width,
-                            zero_tap, 1, out_group, 1,
-                            weight + FLOAT_BYTES * ((tap * groups + g) * panel_size + column * out_group),
-                            PACKED, columns, place, sw * channels, place, sw * channels,
-                        )  # fmt: skip
-        for r in range(height):
-            source = base + FLOAT_BYTES * ((r + ph) * pitch + pw) * channels
-            target = dx + FLOAT_BYTES * (image * height + r) * width * channels
-            if column_blocks == 1:
-                copy_floats(target, source, width * channels)
-            else:
-                for i in range(width):
-                    place = FLOAT_BYTES * (i * channels + column)
-                    copy_floats(target + place, source + place, columns)
-
-
-@kernel(parallel=True)
 def weight_gradient(
-    grad, x, partial, scratch, scratch_size, row_offsets, taps, step, depthwise,
+    grad, x, partial, scratch, scratch_size, row_offsets, taps, step,
     images, height, width, channels, out_height, out_width, out_channels, groups,
     top, left, padded_height, pitch, direct,
     tasks, images_per_block, rows_per_block, column_blocks, block_columns, packed, size,
@@ -203,7 +148,7 @@ def weight_gradient(
                 base = buffer
             row = out_width * out_channels
             add_weight_gradient(
-                base, row_offsets, depth, taps, step, depthwise,
+                base, row_offsets, depth, taps, step,
                 grad + FLOAT_BYTES * first * out_height * row, row, out_height * row,
                 count * out_height, out_height, out_width, channels, out_channels, groups,
                 column, columns, rows_per_block, panels, packed, result,
@@ -212,7 +157,7 @@ def weight_gradient(
 
 @kernel
 def add_weight_gradient(
-    base, row_offsets, depth, row_starts, step, depthwise, grad, grad_row, grad_image,
+    base, row_offsets, depth, row_starts, step, grad, grad_row, grad_image,
     rows, out_height, out_width, channels, out_channels, groups,
     column, columns, rows_per_block, panels, packed, result,
 ):  # fmt: skip
@@ -225,12 +170,6 @@ def add_weight_gradient(
         count = min(rows_per_block, rows - i)
         pixels = count * out_width
         b = grad + FLOAT_BYTES * (i // out_height * grad_image + i % out_height * grad_row)
-        if depthwise:
-            multiply_channels(
-                base, row_offsets, depth, row_starts + INT_BYTES * i, count, out_width, step,
-                b, out_channels, channels, result, out_channels, result, out_channels,
-            )  # fmt: skip
-            continue
         for g in range(groups):
             group_column = g * out_group + column
             source, b_stride = b + FLOAT_BYTES * group_column, out_channels
