@@ -60,6 +60,7 @@ TAKEN_FROM_NUMPY = {
     "random_permutation", "random_uniform", "remainder", "roll", "rsqrt", "scale_", "setitem",
     "soft_threshold_", "softplus_backward", "softplus_forward", "sort", "takes_each_once", "topk", "tril",
     "triu", "where",
+    "count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums",  # selection
 }
 # fmt: on
 

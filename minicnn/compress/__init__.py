@@ -7,7 +7,24 @@ model gets. Raw weights are kept, optimizers and `minicnn.compile` do not notice
 from __future__ import annotations
 
 from minicnn.compress.fake_quantize import FakeQuantize
-from minicnn.compress.mask import Mask, set_mask
+from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
+from minicnn.compress.prune import attach_masks, prune, prune_below
 from minicnn.compress.select import select_layers
+from minicnn.compress.share import Codebook, share
 
-__all__ = ["FakeQuantize", "Mask", "select_layers", "set_mask"]
+__all__ = [
+    "Codebook",
+    "FakeQuantize",
+    "Mask",
+    "attach_masks",
+    "masks",
+    "prune",
+    "prune_below",
+    "remove_masks",
+    "select_layers",
+    "set_mask",
+    "set_masks",
+    "share",
+    "sparsities",
+    "sparsity",
+]

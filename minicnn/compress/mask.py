@@ -1,16 +1,19 @@
-"""Mask: the transform that prunes.
+"""Mask: the transform that prunes, and what can be asked of and done to the masks of a model.
 
 Which weights go is decided elsewhere (`prune.py`); here is what being pruned means for a parameter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import minicnn_kernels as kernels
+from minicnn.compress.select import Layers, select_layers
 from minicnn.functions.quantization import apply_mask
+from minicnn.grad_mode import no_grad
 from minicnn.nn.module import Module
-from minicnn.nn.transform import Transform, attach, find, raw
+from minicnn.nn.transform import Transform, attach, attached, detach, find, raw, value_before
 from minicnn.tensor import Tensor, bool_
 from minicnn_kernels import memory
 
@@ -52,9 +55,15 @@ class Mask(Transform):
 def set_mask(module: Module, place: str, keep: Any, *, hard: bool = True) -> Mask:
     """Prune the parameter called `place`: what `keep` (bool, its shape) lacks is 0 from now on.
 
-    With `hard` the raw values there become 0, too, so that nothing is hidden behind the mask.
+    With `hard` the raw values there become 0, too, so that nothing is hidden behind the mask. Raises
+    ValueError if the shapes differ.
     """
     parameter = raw(module, place)
+    if keep.shape != parameter.shape:
+        raise ValueError(
+            f"set_mask: expected a mask of shape {parameter.shape} for {type(module).__name__}.{place}, "
+            f"got {keep.shape}"
+        )
     mask = find(module, place, "mask")
     if mask is None:
         mask = attach(module, place, Mask(parameter, hard=hard))
@@ -65,3 +74,65 @@ def set_mask(module: Module, place: str, keep: Any, *, hard: bool = True) -> Mas
         kernels.of(parameter.data).apply_mask_(parameter.data, mask.keep.data)
         parameter.mark_changed()
     return mask
+
+
+def sparsities(model: Module, layers: Layers = None) -> dict[str, float]:
+    """The share of zeros in the masked weight of each layer."""
+    return {name: zeros / size for name, (zeros, size) in _zeros(model, layers).items()}
+
+
+def sparsity(model: Module, layers: Layers = None) -> float:
+    """The share of zeros in the masked weights of all layers together."""
+    counts = _zeros(model, layers).values()
+    return sum(zeros for zeros, _ in counts) / sum(size for _, size in counts)
+
+
+def masks(model: Module) -> dict[str, Any]:
+    """Copies of all masks by the name of their layer: bool arrays, True where a weight is kept."""
+    return {
+        found.path: kernels.of(found.transform.keep.data).copy(found.transform.keep.data)
+        for found in attached(model, "mask")
+        if found.place == "weight"
+    }
+
+
+def set_masks(model: Module, keeps: Mapping[str, Any], *, hard: bool = True) -> None:
+    """Give a model the masks that `masks` gave for another of its kind.
+
+    Raises ValueError, and changes nothing, for a layer that does not exist or is of another shape.
+    """
+    chosen = {name: select_layers(model, name)[name] for name in keeps}
+    for name, layer in chosen.items():
+        if raw(layer, "weight").shape != keeps[name].shape:
+            raise ValueError(
+                f"set_masks: layer {name!r} has a weight of shape {raw(layer, 'weight').shape}, "
+                f"its mask {keeps[name].shape}"
+            )
+    for name, layer in chosen.items():
+        set_mask(layer, "weight", keeps[name], hard=hard)
+
+
+def remove_masks(model: Module) -> None:
+    """Take all masks away; pruned weights are zero now, and may become something else in training."""
+    for found in list(attached(model, "mask")):
+        parameter = raw(found.module, found.place)
+        kernels.of(parameter.data).apply_mask_(parameter.data, found.transform.keep.data)
+        parameter.mark_changed()
+        detach(found.module, found.place, "mask")
+
+
+def _zeros(model: Module, layers: Layers) -> dict[str, tuple[int, int]]:
+    """(zeros, weights) of each layer."""
+    counts = {}
+    for name, layer in select_layers(model, layers).items():
+        weight = current_weight(layer, masked=True)
+        counts[name] = weight.size - kernels.of(weight).count_nonzero(weight), weight.size
+    return counts
+
+
+def current_weight(layer: Module, masked: bool) -> Any:
+    """The weight as its mask gets it, or with `masked` as the mask gives it."""
+    with no_grad():
+        value = value_before(layer, "weight", "mask")
+        mask = find(layer, "weight", "mask")
+        return (mask(value) if masked and mask is not None else value).data

@@ -9,12 +9,15 @@ from fnmatch import fnmatchcase
 from minicnn import nn
 from minicnn.nn.module import Module
 
-CONVOLUTIONS: tuple[type[Module], ...] = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+Layers = str | Iterable[str] | None
+
+TRANSPOSED: tuple[type[Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+CONVOLUTIONS: tuple[type[Module], ...] = (nn.Conv1d, nn.Conv2d, *TRANSPOSED)
 WEIGHTED: tuple[type[Module], ...] = (*CONVOLUTIONS, nn.Linear)
 
 
 def select_layers(
-    model: Module, layers: str | Iterable[str] | None = None, *, kinds: tuple[type[Module], ...] = WEIGHTED
+    model: Module, layers: Layers = None, *, kinds: tuple[type[Module], ...] = WEIGHTED
 ) -> dict[str, Module]:
     """The layers of `kinds` in `model` by dotted name, in the model's order; a shared one once.
 

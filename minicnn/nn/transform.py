@@ -134,6 +134,16 @@ def raw(module: Module, place: str) -> Any:
     return module._parameters[place]
 
 
+def value_before(module: Module, place: str, kind: str) -> Tensor:
+    """The parameter as a transform of `kind` gets it: after those that come before it in ORDER."""
+    value = raw(module, place)
+    for earlier in ORDER[: ORDER.index(kind)]:
+        transform = find(module, place, earlier)
+        if transform is not None:
+            value = transform(value)
+    return value
+
+
 def lattices(module: Module) -> Lattices | None:
     """What a layer with quantized input and weight computes on in eval mode; None for any other.
 

@@ -7,8 +7,10 @@ fast; `tests/test_functions.py` holds each of its kernels against the one here.
 # ruff: noqa: F403
 from minicnn_kernels.reference.activation import *
 from minicnn_kernels.reference.block import *
+from minicnn_kernels.reference.clustering import *
 from minicnn_kernels.reference.conv import *
 from minicnn_kernels.reference.elementwise import *
+from minicnn_kernels.reference.factorization import *
 from minicnn_kernels.reference.linear import *
 from minicnn_kernels.reference.loss import *
 from minicnn_kernels.reference.normalization import *
@@ -17,4 +19,5 @@ from minicnn_kernels.reference.pooling import *
 from minicnn_kernels.reference.quantization import *
 from minicnn_kernels.reference.random import *
 from minicnn_kernels.reference.reduction import *
+from minicnn_kernels.reference.selection import *
 from minicnn_kernels.reference.shape import *
