@@ -213,7 +213,7 @@ def test_the_schedule_warms_up_and_comes_down():
     assert rates[9] == pytest.approx(1.0)
     assert rates == [*sorted(rates[:10]), *sorted(rates[10:], reverse=True)]
     assert 0 < rates[-1] < 0.01
-    with pytest.raises(ValueError, match="warmup 4: expected fewer epochs than epochs 4"):
+    with pytest.raises(ValueError, match="warmup 4: expected fewer than the 4 epochs"):
         make_scheduler(DEFAULTS | {"epochs": 4, "warmup": 4.0}, optimizer, batches=10)
 
 

@@ -18,9 +18,8 @@ from minicnn.training.checkpoint import Checkpoint, load_checkpoint
 from minicnn.training.errors import CheckpointError, TrainingInterrupted
 from minicnn.training.options import (
     DEFAULTS,
-    augmentation,
-    limited,
-    load_data,
+    load_images,
+    make_loader,
     make_model,
     make_optimizer,
     make_scheduler,
@@ -44,37 +43,16 @@ def run(options: argparse.Namespace) -> int:
     if chosen["early_stopping"] and not chosen["validation_fraction"]:
         chosen["validation_fraction"] = 1 / 12  # 5,000 images of Fashion-MNIST
 
-    images = load_data(chosen["data"], train=True)
-    normalize: Any = images.transform
-    train, test = (
-        limited(part, chosen["limit"])
-        for part in (images, load_data(chosen["data"], train=False, normalize=normalize))
-    )
-    watched, watched_name = test, "test"
-    if chosen["validation_fraction"]:
-        held_out = chosen["validation_fraction"]
-        train, watched = data.random_split(train, [1 - held_out, held_out], seed=chosen["seed"])
-        watched_name = "validation"
-    configuration = chosen | {
-        "image_shape": list(images.image_shape),
-        "class_names": list(images.class_names),
-        "normalize": {"mean": normalize.mean, "std": normalize.std},
-    }
-
+    images = load_images(chosen)
+    configuration = chosen | images.facts
     minicnn.manual_seed(chosen["seed"])
     model = make_model(configuration)
     optimizer = make_optimizer(chosen, model)
-    loader = data.DataLoader(
-        train,
-        chosen["batch_size"],
-        shuffle=True,
-        transform=augmentation(chosen["augment"]),
-        seed=chosen["seed"],
-    )
+    loader = make_loader(chosen, images.train)
     checkpoint = Checkpoint(
         path,
         every=options.checkpoint_every or "1 epoch",
-        keep_best=watched is not test,  # nothing is chosen by the test images
+        keep_best=images.watched is not images.test,  # nothing is chosen by the test images
     )
     try:
         history = fit(
@@ -83,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
             optimizer=optimizer,
             loss=functools.partial(nn.functional.cross_entropy, label_smoothing=chosen["label_smoothing"]),
             epochs=chosen["epochs"],
-            validation=data.DataLoader(watched, 250),
-            validation_name=watched_name,
+            validation=data.DataLoader(images.watched, 250),
+            validation_name=images.watched_name,
             scheduler=make_scheduler(chosen, optimizer, len(loader)),
             scheduler_step="batch",
             clip_norm=chosen["clip_norm"],
@@ -102,9 +80,9 @@ def run(options: argparse.Namespace) -> int:
         folder,
         model,
         history,
-        test,
+        images.test,
         configuration=configuration,
-        watched=watched_name,
+        watched=images.watched_name,
         seconds=time.perf_counter() - began,
         quiet=options.quiet,
     )

@@ -69,7 +69,8 @@ def read_trained(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     if missing:
         raise CheckpointError(
             f"checkpoint {path}: expected one made by `minicnn train` or `minicnn compress`, but its "
-            f"configuration lacks {', '.join(missing)}; load it in Python with minicnn.training.load_checkpoint"
+            f"configuration lacks {', '.join(missing)}; load it in Python with "
+            f"minicnn.training.load_checkpoint"
         )
     if state["format"] == FORMAT:
         return configuration, state["structure"], state["model"]

@@ -14,7 +14,7 @@ import minicnn
 from minicnn import nn
 from minicnn.compress.fake_quantize import SameLattice
 from minicnn.nn.module import Module
-from minicnn.nn.transform import Transform, attach, attached, raw
+from minicnn.nn.transform import Transform, attach, attached, find, raw
 
 Structure = dict[str, Any]
 
@@ -46,9 +46,10 @@ def describe(model: Module) -> Structure:
 
 
 def restore(model: Module, structure: Structure) -> None:
-    """Give `model`, as its constructor made it, the form that `describe` wrote down; values come after.
+    """Give `model` the form that `describe` wrote down; values come after. What it has of it already stays.
 
-    Raises ValueError if the structure names a transform or a layer that is not known here.
+    model: as its constructor made it, or on the way from there to this form. Raises ValueError if the
+    structure names a transform or a layer that is not known here.
     """
     for path in structure["identities"]:
         parent, _, name = path.rpartition(".")
@@ -67,6 +68,10 @@ def restore(model: Module, structure: Structure) -> None:
             if entry["class"] not in known:
                 raise ValueError(f"unknown transform {entry['class']!r}; expected one of {', '.join(known)}")
             module, place = model.get_submodule(entry["path"]), entry["place"]
+            standing = find(module, place, known[entry["class"]].kind)
+            if standing is not None:
+                made[entry["path"], place, standing.kind] = standing
+                continue
             if late:
                 transform: Transform = SameLattice(made[tuple(entry["source"])])  # type: ignore[arg-type]
             else:
@@ -77,7 +82,7 @@ def restore(model: Module, structure: Structure) -> None:
             made[entry["path"], place, transform.kind] = transform
 
 
-def _made(kind: type[Transform], module: Module, place: str, options: dict[str, Any]) -> Transform:
+def _made(kind: Any, module: Module, place: str, options: dict[str, Any]) -> Transform:
     """A transform of the class; one whose first argument is `like` is shaped after the raw parameter."""
     if "like" in inspect.signature(kind).parameters:
         return kind(raw(module, place), **options)

@@ -40,8 +40,10 @@ class LRScheduler:
         return base * self.factor(step)
 
     def step(self, epoch: int | None = None) -> None:
-        """Go on to the next step, or to step `epoch`."""
+        """Go on to the next step, or to step `epoch`. Groups that the optimizer got meanwhile join in."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
         self._apply()
 
     def _apply(self) -> None:
@@ -64,7 +66,10 @@ class LRScheduler:
 
 
 class LambdaLR(LRScheduler):
-    """base * lr_lambda(step); a function, or one for each group. Functions are not saved."""
+    """base * lr_lambda(step); a function, or one for each group. Functions are not saved.
+
+    A group that comes later follows the last of them.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class LambdaLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _apply(self) -> None:
+        self.lr_lambdas += self.lr_lambdas[-1:] * (len(self.base_lrs) - len(self.lr_lambdas))
         groups = zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True)
         for group, base, function in groups:
             group["lr"] = base * function(self.last_epoch)

@@ -144,6 +144,49 @@ def load_data(name: str, *, train: bool, normalize: Normalize | None = None) -> 
     return images
 
 
+class Images(NamedTuple):
+    """The data of a training: to learn from, to watch (and what that is called), to test on; and its facts.
+
+    facts: image_shape, class_names and normalize, for the configuration of a checkpoint.
+    """
+
+    train: Dataset
+    watched: Dataset
+    watched_name: str
+    test: Dataset
+    facts: dict[str, Any]
+
+
+def load_images(options: dict[str, Any]) -> Images:
+    """The data as the options say; with validation_fraction held-out training images are watched."""
+    images = load_data(options["data"], train=True)
+    normalize: Any = images.transform
+    train = limited(images, options["limit"])
+    test = limited(load_data(options["data"], train=False, normalize=normalize), options["limit"])
+    watched, name = test, "test"
+    if options["validation_fraction"]:
+        held_out = options["validation_fraction"]
+        train, watched = data.random_split(train, [1 - held_out, held_out], seed=options["seed"])
+        name = "validation"
+    facts = {
+        "image_shape": list(images.image_shape),
+        "class_names": list(images.class_names),
+        "normalize": {"mean": normalize.mean, "std": normalize.std},
+    }
+    return Images(train, watched, name, test, facts)
+
+
+def make_loader(options: dict[str, Any], train: Dataset) -> data.DataLoader:
+    """Shuffled and augmented batches to train on."""
+    return data.DataLoader(
+        train,
+        options["batch_size"],
+        shuffle=True,
+        transform=augmentation(options["augment"]),
+        seed=options["seed"],
+    )
+
+
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
     """The first `limit` images."""
     return dataset if limit is None else data.Subset(dataset, range(min(limit, len(dataset))))
