@@ -71,8 +71,12 @@ def main() -> None:
     print(f"{record.describe(facts)}\n")
     results = command.measure(options)
     print(command.table(results))
+    if what == "goals" and output is None and not options.quick:
+        output = record.RESULTS / "goals.json"
     path = record.write(what, facts, results, output, quick=options.quick)
     print(f"\nwritten to {path}")
+    if what == "goals":
+        path.with_suffix(".md").write_text(f"{record.describe(facts)}\n\n{command.table(results)}\n")
     if what == "ladder":
         from bench import ladder
 

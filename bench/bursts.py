@@ -1,16 +1,16 @@
 """The stopwatch's rules: bursts in turn, medians, ratios paired round by round.
 
-Engines are `Worker`s (`worker.py`) or whatever else has their `times`. What is timed is for `steps.py`,
-`forward.py`, `ops.py` and `growth.py` to say.
+What is timed is for `steps.py`, `forward.py`, `ops.py` and `growth.py` to say; the stopwatches themselves are
+in the engines' processes (`worker.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import exp, log
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,28 +18,26 @@ PAUSE = 0.04  # seconds between bursts, for the thread pool of the engine before
 SHORTEST_BURST, LONGEST_BURST = 3, 50  # runs
 
 
-class Timed(Protocol):
-    """Something that runs `count` times and says how many seconds each run took."""
-
-    def times(self, mode: str, count: int) -> list[float]: ...
+Stopwatch = Callable[[int], list[float]]
+"""Runs something so many times and says how many seconds each run took."""
 
 
 def alternate(
-    workers: Mapping[str, Timed], mode: str, *, rounds: int, burst_seconds: float
+    stopwatches: Mapping[str, Stopwatch], *, rounds: int, burst_seconds: float
 ) -> dict[str, list[list[float]]]:
-    """Seconds of every run, engine by engine and round by round; bursts go A B C A B C ...
+    """Seconds of every run, by name and round; bursts go A B C A B C ...
 
-    A burst is as many runs as the engine fits into `burst_seconds`, but 3 at least and 50 at most.
+    A burst is as many runs as fit into `burst_seconds`, but 3 at least and 50 at most.
     """
     counts = {}
-    for name, worker in workers.items():
-        runs = burst_seconds / median(worker.times(mode, 2))
-        counts[name] = int(min(max(runs, SHORTEST_BURST), LONGEST_BURST))
-    bursts: dict[str, list[list[float]]] = {name: [] for name in workers}
+    for name, run in stopwatches.items():
+        fit = burst_seconds / median(run(2))
+        counts[name] = int(min(max(fit, SHORTEST_BURST), LONGEST_BURST))
+    bursts: dict[str, list[list[float]]] = {name: [] for name in stopwatches}
     for _ in range(rounds):
-        for name, worker in workers.items():
+        for name, run in stopwatches.items():
             time.sleep(PAUSE)
-            bursts[name].append(worker.times(mode, counts[name]))
+            bursts[name].append(run(counts[name]))
     return bursts
 
 
@@ -59,7 +57,12 @@ def summarise(bursts: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, dict
 
 def quartiles(values: Sequence[float]) -> list[float]:
     """Lower quartile, median, upper quartile."""
-    return [round(float(value), 4) for value in np.percentile(values, (25, 50, 75))]
+    return [float(f"{value:.5g}") for value in np.percentile(values, (25, 50, 75))]
+
+
+def paired_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Quartiles of the ratios, round by round."""
+    return quartiles([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
 def fastest(engines: Mapping[str, dict[str, Any]], names: Iterable[str]) -> str | None:

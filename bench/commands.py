@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from bench import forward, memory, startup, steps
+from bench import forward, growth, memory, narrow, startup, steps
 from bench.engines import ENGINES
+from bench.peers.frameworks import FRAMEWORKS
 from bench.peers.inference import ENGINES as INFERENCE
 
 
@@ -57,6 +59,44 @@ def _forward(options: Options) -> list[dict[str, Any]]:
     )
 
 
+def _ops(options: Options) -> list[dict[str, Any]]:
+    from bench import ops  # loads the kernels
+
+    return ops.measure(threads=options.threads, quick=options.quick, **options.pace(8, 3, 0.03))
+
+
+def _ops_table(results: list[dict[str, Any]]) -> str:
+    from bench import ops
+
+    return ops.table(results)
+
+
+def _growth(options: Options) -> dict[str, Any]:
+    return growth.measure(
+        options.nets, threads=max(options.threads), quick=options.quick, **options.pace(8, 3, 0.15)
+    )
+
+
+def _frameworks(options: Options) -> list[dict[str, Any]]:
+    return steps.measure(
+        ["W2"],
+        options.engines or COMMANDS["frameworks"].by_default,
+        threads=[max(options.threads)],
+        batch=options.batch,
+        **options.pace(8, 3, 0.3),
+    )
+
+
+def _narrow(options: Options) -> list[dict[str, Any]]:
+    return narrow.measure(
+        options.nets,
+        options.engines or COMMANDS["narrow"].by_default,
+        threads=options.threads,
+        batch=options.batch,
+        **options.pace(8, 3, 0.3),
+    )
+
+
 def _memory(options: Options) -> list[dict[str, Any]]:
     results = []
     for net in options.nets:
@@ -83,11 +123,41 @@ def _ladder_table(results: dict[str, Any]) -> str:
     return ladder.table(results)
 
 
+def _goals(options: Options) -> dict[str, Any]:
+    from bench import goals  # loads the kernels
+
+    engines = {"steps": TRAINING, "memory": ("minicnn", "torch", "torch-channels-last")}
+    parts = {}
+    if options.quick:
+        options = replace(options, nets=["W2"], threads=[max(options.threads)])
+        engines |= {
+            "steps": TRAINING[:-1],
+            "forward": [name for name in INFERENCE if name != "torch-compile"],
+        }
+    for name in ("steps", "forward", "ops", "growth", "frameworks", "narrow", "memory", "startup"):
+        asked = replace(options, engines=options.engines or engines.get(name))
+        parts[name] = partial(COMMANDS[name].measure, asked)
+    return goals.measure(parts)
+
+
+def _goals_table(results: dict[str, Any]) -> str:
+    from bench import goals
+
+    return goals.table(results)
+
+
+WITH_FRAMEWORKS = ("minicnn", *FRAMEWORKS)
+TRAINING = ("minicnn", "torch", "torch-channels-last", "torch-compile")
 _EAGER = ("minicnn", "minicnn-eager", "torch", "torch-channels-last")
 COMMANDS: dict[str, Command] = {
     "steps": Command(_steps, steps.table, ENGINES, _EAGER),
     "forward": Command(_forward, steps.table, tuple(INFERENCE), tuple(INFERENCE)),
+    "ops": Command(_ops, _ops_table),
+    "growth": Command(_growth, growth.table),
+    "frameworks": Command(_frameworks, steps.table, WITH_FRAMEWORKS, WITH_FRAMEWORKS),
+    "narrow": Command(_narrow, steps.table, ENGINES, narrow.ENGINES),
     "memory": Command(_memory, memory.table, ENGINES, _EAGER),
     "startup": Command(_startup, startup.table),
     "ladder": Command(_ladder, _ladder_table),
+    "goals": Command(_goals, _goals_table),
 }

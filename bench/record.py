@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -75,8 +76,14 @@ def write(
         "results": results,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path.write_text(_json(record) + "\n", encoding="utf-8")
     return path
+
+
+def _json(record: Any) -> str:
+    """Indented JSON with lists of numbers and words on one line."""
+    text = json.dumps(record, indent=1)
+    return re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text)
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from operator import methodcaller
 from typing import Any
 
 from bench.bursts import alternate, summarise
@@ -24,13 +25,12 @@ def measure(
     batch: int,
     rounds: int,
     burst_seconds: float,
-    environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """One entry per net and number of threads: times of every engine and ratios to the first."""
     results = []
     for net in nets:
         for count in threads:
-            options = {"net": net, "batch": batch, "threads": count, "environment": environment}
+            options = {"net": net, "batch": batch, "threads": count}
             found = compare(
                 {name: Worker("bench.engines:make", name=name, **options) for name in engines},
                 ["step"],
@@ -56,10 +56,15 @@ def compare(
         ready, missing = start(stack, workers)
         for mode in modes:
             print(f"{what}: {mode} ...", file=sys.stderr, flush=True)
-            able, unable = still_there(ready, lambda worker: worker.prepare(mode))  # noqa: B023
-            bursts = alternate(able, mode, rounds=rounds, burst_seconds=burst_seconds)
+            able, unable = still_there(ready, methodcaller("prepare", mode))
+            watches = {name: worker.stopwatch(mode) for name, worker in able.items()}
+            bursts = alternate(watches, rounds=rounds, burst_seconds=burst_seconds)
             entry = {"mode": mode, "missing": missing | unable, "engines": summarise(bursts)}
-            results.append(entry | {"facts": {name: worker.facts() for name, worker in able.items()}})
+            if not results:  # they are the same for every mode
+                entry["facts"] = {name: worker.facts() for name, worker in able.items()}
+            results.append(entry)
+            for worker in able.values():
+                worker.forget(mode)
     return results
 
 

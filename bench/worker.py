@@ -2,7 +2,7 @@
 
 `Worker` is the parent's end; the child, `serve`, first makes the engine and says that it is ready, or why it
 is not. Then it answers `["prepare", mode]`, `["times", mode, 6]` (two runs to warm up, six with a stopwatch,
-the six times in seconds) and `["facts"]`.
+the six times in seconds), `["forget", mode]` and `["facts"]`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
+
+from bench.bursts import Stopwatch
 
 WARM_UP = 2
 
@@ -70,6 +73,14 @@ class Worker:
         """Have the function of `mode` made, checked and run once."""
         self._ask("prepare", mode)
 
+    def forget(self, mode: str) -> None:
+        """Let go of a mode's arrays."""
+        self._ask("forget", mode)
+
+    def stopwatch(self, mode: str) -> Stopwatch:
+        """`times` of one mode."""
+        return partial(self.times, mode)
+
     def times(self, mode: str, count: int) -> list[float]:
         """Seconds of `count` runs of a mode that was prepared."""
         return self._ask("times", mode, count)
@@ -101,15 +112,13 @@ class Worker:
 
     def __exit__(self, *exception: object) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # its process may have ended
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it is gone already
         self._process.wait()
 
 
 def start(stack: ExitStack, workers: Mapping[str, Worker]) -> tuple[dict[str, Worker], dict[str, str]]:
-    """The workers that are ready, and for the others the reason. The first must be: it is what is measured."""
+    """The workers that are ready, and for the others the reason. The first must be: it is measured."""
     entered = {name: stack.enter_context(worker) for name, worker in workers.items()}
     return still_there(entered, Worker.wait_until_ready)
 
@@ -138,7 +147,7 @@ def serve(maker: str, arguments: dict[str, Any]) -> None:
 
     def answer(compute: Callable[[], Any]) -> bool:
         try:
-            message = {"result": compute()}
+            message: dict[str, Any] = {"result": compute()}
         except (Unavailable, Wrong) as error:
             message = {"unavailable": str(error)}
         print(json.dumps(message), file=answers, flush=True)
@@ -150,9 +159,11 @@ def serve(maker: str, arguments: dict[str, Any]) -> None:
         engine = getattr(import_module(module), function)(**arguments)
 
     def prepare(mode: str) -> None:
-        prepared.clear()  # one mode at a time holds its arrays
         prepared[mode] = engine.prepare(mode)
         prepared[mode]()
+
+    def forget(mode: str) -> None:
+        del prepared[mode]
 
     def times(mode: str, count: int) -> list[float]:
         run = prepared[mode]
@@ -169,10 +180,10 @@ def serve(maker: str, arguments: dict[str, Any]) -> None:
     engine: Engine
     if not answer(make):
         return
-    requests = {"prepare": prepare, "times": times, "facts": engine.facts}
+    requests = {"prepare": prepare, "times": times, "forget": forget, "facts": engine.facts}
     for line in sys.stdin:
         what, *values = json.loads(line)
-        answer(lambda: requests[what](*values))  # noqa: B023  called before the loop goes on
+        answer(partial(requests[what], *values))
 
 
 if __name__ == "__main__":

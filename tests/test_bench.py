@@ -14,23 +14,22 @@ from bench import bursts, record, startup, steps
 ROOT = Path(__file__).parent.parent
 
 
-class Recorder:
-    """A worker that notes who was asked and answers with a constant time."""
+def recorder(name, seconds, log):
+    """A stopwatch that notes who was asked and answers with a constant time."""
 
-    def __init__(self, name, seconds, log):
-        self.name, self.seconds, self.log = name, seconds, log
+    def run(count):
+        log.append((name, count))
+        return [seconds] * count
 
-    def times(self, mode, count):
-        self.log.append((self.name, mode, count))
-        return [self.seconds] * count
+    return run
 
 
 def test_bursts_take_turns_and_fill_the_same_time(monkeypatch):
     monkeypatch.setattr(bursts, "PAUSE", 0)
     log = []
-    workers = {"fast": Recorder("fast", 0.01, log), "slow": Recorder("slow", 0.5, log)}
-    times = bursts.alternate(workers, "step", rounds=3, burst_seconds=0.1)
-    assert log[2:] == [("fast", "step", 10), ("slow", "step", bursts.SHORTEST_BURST)] * 3
+    watches = {"fast": recorder("fast", 0.01, log), "slow": recorder("slow", 0.5, log)}
+    times = bursts.alternate(watches, rounds=3, burst_seconds=0.1)
+    assert log[2:] == [("fast", 10), ("slow", bursts.SHORTEST_BURST)] * 3
     assert [len(rounds) for rounds in times.values()] == [3, 3]
 
 

@@ -169,7 +169,8 @@ def _layer(node: Any, inputs: list[str]) -> Layer:
 
 def _fold(layer: Layer, gamma: Any, beta: Any, mean: Any, variance: Any, eps: float) -> None:
     """Batch norm with given statistics becomes part of the convolution before it."""
-    assert layer.weight is not None and layer.bias is not None
+    assert layer.weight is not None
+    assert layer.bias is not None
     scale = _float64(gamma) / np.sqrt(_float64(variance) + eps)
     layer.weight = layer.weight * scale[:, None, None, None]
     layer.bias = (layer.bias - _float64(mean)) * scale + _float64(beta)

@@ -99,7 +99,8 @@ def _write(writer: _Writer, layer: Layer, shapes: dict[str, list[int]], batch: i
 
     match layer.kind:
         case "conv":
-            assert layer.weight is not None and layer.bias is not None
+            assert layer.weight is not None
+            assert layer.bias is not None
             around, stride = size["padding"], size["stride"]
             if around and stride == 1:  # 'same' is symmetric only here
                 valid["padding"] = schema.Padding.SAME
@@ -114,7 +115,8 @@ def _write(writer: _Writer, layer: Layer, shapes: dict[str, list[int]], batch: i
                 "CONV_2D", inputs, output(), "Conv2DOptions", strideW=stride, strideH=stride, **valid
             )
         case "dense":
-            assert layer.weight is not None and layer.bias is not None
+            assert layer.weight is not None
+            assert layer.bias is not None
             inputs.append(writer.constant(f"{name}/weight", layer.weight))
             inputs.append(writer.constant(f"{name}/bias", layer.bias))
             writer.operator(

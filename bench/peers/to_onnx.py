@@ -25,7 +25,8 @@ def to_onnx(layers: Sequence[Layer], image_shape: Sequence[int], batch: int) -> 
         inputs, options, size = list(layer.inputs), {}, layer.options
         match layer.kind:
             case "conv" | "dense":
-                assert layer.weight is not None and layer.bias is not None
+                assert layer.weight is not None
+            assert layer.bias is not None
                 inputs += [constant(f"{layer.output}/weight", layer.weight)]
                 inputs += [constant(f"{layer.output}/bias", layer.bias)]
                 op, options = "Gemm", {"transB": 1}
