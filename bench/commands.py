@@ -126,7 +126,10 @@ def _ladder_table(results: dict[str, Any]) -> str:
 def _goals(options: Options) -> dict[str, Any]:
     from bench import goals  # loads the kernels
 
-    engines = {"steps": TRAINING, "memory": ("minicnn", "torch", "torch-channels-last")}
+    engines: dict[str, Sequence[str]] = {
+        "steps": TRAINING,
+        "memory": ("minicnn", "torch", "torch-channels-last"),
+    }
     parts = {}
     if options.quick:
         options = replace(options, nets=["W2"], threads=[max(options.threads)])

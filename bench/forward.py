@@ -31,7 +31,7 @@ def measure(
         portable.prepare(Path(folder), nets)
         for net in nets:
             for count in threads:
-                options = {"folder": folder, "net": net, "threads": count}
+                options: dict[str, Any] = {"folder": folder, "net": net, "threads": count}
                 found = steps.compare(
                     {name: Worker("bench.peers.inference:make", name=name, **options) for name in engines},
                     [f"batch {batch}" for batch in batches],

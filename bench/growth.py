@@ -1,8 +1,8 @@
 """How cost grows with the size of a problem, and how it falls with threads: `python -m bench growth`.
 
 Three tables, each of minicnn against itself: time per image of a W2 step over batch sizes; time per
-multiply-accumulate of a 3x3 convolution over channels and over pixels (direct operations counted, whatever the
-algorithm); a step of every net with one thread and with all. What belongs together is timed in alternation.
+multiply-accumulate of a 3x3 convolution over channels and over pixels (those of the plain algorithm, whatever
+runs); a step of every net with one thread and with all. What belongs together is timed in alternation.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _speedup(net: str, threads: int, **pace: Any) -> dict[str, Any]:
 
 
 def _step(stack: ExitStack, net: str, *, batch: int, threads: int) -> Worker:
-    options = {"name": "minicnn", "net": net, "batch": batch, "threads": threads}
+    options: dict[str, Any] = {"name": "minicnn", "net": net, "batch": batch, "threads": threads}
     worker = stack.enter_context(Worker("bench.engines:make", **options))
     worker.wait_until_ready()
     return worker

@@ -37,7 +37,7 @@ def measure(
     results = []
     for net in nets:
         for count in threads:
-            options = {"net": net, "batch": batch, "threads": count}
+            options: dict[str, Any] = {"net": net, "batch": batch, "threads": count}
             workers = {
                 name: Worker("bench.engines:make", environment=AVX2, name=name, **options) for name in engines
             }

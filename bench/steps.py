@@ -30,7 +30,7 @@ def measure(
     results = []
     for net in nets:
         for count in threads:
-            options = {"net": net, "batch": batch, "threads": count}
+            options: dict[str, Any] = {"net": net, "batch": batch, "threads": count}
             found = compare(
                 {name: Worker("bench.engines:make", name=name, **options) for name in engines},
                 ["step"],
@@ -51,7 +51,7 @@ def compare(
     burst_seconds: float,
 ) -> list[dict[str, Any]]:
     """One entry per mode; the processes end with it. Engines that cannot do a mode are missing from it."""
-    results = []
+    results: list[dict[str, Any]] = []
     with ExitStack() as stack:
         ready, missing = start(stack, workers)
         for mode in modes:

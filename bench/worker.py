@@ -143,27 +143,23 @@ def still_there(
 def serve(maker: str, arguments: dict[str, Any]) -> None:
     """The child's end."""
     answers, sys.stdout = sys.stdout, sys.stderr  # an engine that prints must not disturb the protocol
+
+    def answer(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=answers, flush=True)
+
+    module, function = maker.split(":")
+    try:
+        engine: Engine = getattr(import_module(module), function)(**arguments)
+    except Unavailable as error:
+        answer({"unavailable": str(error)})
+        return
+    answer({"result": None})
     prepared: dict[str, Callable[[], Any]] = {}
 
-    def answer(compute: Callable[[], Any]) -> bool:
-        try:
-            message: dict[str, Any] = {"result": compute()}
-        except (Unavailable, Wrong) as error:
-            message = {"unavailable": str(error)}
-        print(json.dumps(message), file=answers, flush=True)
-        return "result" in message
-
-    def make() -> None:
-        nonlocal engine
-        module, function = maker.split(":")
-        engine = getattr(import_module(module), function)(**arguments)
-
     def prepare(mode: str) -> None:
-        prepared[mode] = engine.prepare(mode)
-        prepared[mode]()
-
-    def forget(mode: str) -> None:
-        del prepared[mode]
+        run = engine.prepare(mode)
+        run()
+        prepared[mode] = run
 
     def times(mode: str, count: int) -> list[float]:
         run = prepared[mode]
@@ -177,13 +173,17 @@ def serve(maker: str, arguments: dict[str, Any]) -> None:
         engine.check()
         return seconds
 
-    engine: Engine
-    if not answer(make):
-        return
+    def forget(mode: str) -> None:
+        del prepared[mode]
+
+    requests: dict[str, Callable[..., Any]]
     requests = {"prepare": prepare, "times": times, "forget": forget, "facts": engine.facts}
     for line in sys.stdin:
         what, *values = json.loads(line)
-        answer(partial(requests[what], *values))
+        try:
+            answer({"result": requests[what](*values)})
+        except (Unavailable, Wrong) as error:
+            answer({"unavailable": str(error)})
 
 
 if __name__ == "__main__":

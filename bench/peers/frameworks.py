@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ def make_jax(net: str, *, batch: int, threads: int) -> Engine:
 
     images, labels = (jnp.asarray(array) for array in random_batch(net, batch))
     rng = np.random.default_rng(0)
-    weights = [_he(rng, o, c, 3, 3) for c, o in zip(CHANNELS, CHANNELS[1:], strict=False)]
-    weights += [_he(rng, o, i) for i, o in zip(FEATURES, FEATURES[1:], strict=False)]
+    weights = [_he(rng, o, c, 3, 3) for c, o in pairwise(CHANNELS)]
+    weights += [_he(rng, o, i) for i, o in pairwise(FEATURES)]
     parameters = [(jnp.asarray(w), jnp.zeros(len(w), jnp.float32)) for w in weights]
     momenta = jax.tree.map(jnp.zeros_like, parameters)
 
@@ -67,13 +68,13 @@ def make_tinygrad(net: str, *, batch: int, threads: int) -> Engine:
 
     images, labels = random_batch(net, batch)
     x, y = Tensor(images), Tensor(labels.astype(np.int32))
-    convolutions = [nn.Conv2d(c, o, 3, padding=1) for c, o in zip(CHANNELS, CHANNELS[1:], strict=False)]
-    dense = [nn.Linear(i, o) for i, o in zip(FEATURES, FEATURES[1:], strict=False)]
+    convolutions = [nn.Conv2d(c, o, 3, padding=1) for c, o in pairwise(CHANNELS)]
+    dense = [nn.Linear(i, o) for i, o in pairwise(FEATURES)]
     parameters = nn.state.get_parameters([convolutions, dense])
     optimizer = nn.optim.SGD(parameters, lr=LEARNING_RATE, momentum=MOMENTUM)
 
     def loss_of() -> Any:
-        result = x
+        result: Any = x
         for layer in convolutions:
             result = layer(result).relu().max_pool2d()
         return dense[1](dense[0](result.flatten(1)).relu()).sparse_categorical_crossentropy(y)
@@ -95,20 +96,20 @@ def make_tinygrad(net: str, *, batch: int, threads: int) -> Engine:
     try:
         step()
     except (RuntimeError, OSError) as error:
-        raise Unavailable(f"tinygrad cannot compile for the CPU: {error}") from error
+        raise Unavailable(f"tinygrad cannot compile for the CPU: {error}") from error  # it wants clang
     return training(step, loss, lambda: {"version": version("tinygrad")})
 
 
 def make_dezero(net: str, *, batch: int, threads: int) -> Engine:
     """DeZero ('Deep Learning from Scratch 3'): im2col and NumPy."""
-    np.int = int  # an alias that NumPy had when DeZero 0.0.13 was released, in 2020
-    dezero = _import("dezero", net, threads)
+    vars(np)["int"] = int  # an alias that NumPy had when DeZero 0.0.13 was released, in 2020
+    dezero: Any = _import("dezero", net, threads)
     import dezero.functions as F
     import dezero.layers as L
 
     images, labels = random_batch(net, batch)
 
-    class Model(dezero.Model):
+    class Model(dezero.Model):  # type: ignore[name-defined]  # a module that is imported by name
         def __init__(self) -> None:
             super().__init__()
             self.conv1 = L.Conv2d(CHANNELS[1], 3, pad=1)
@@ -135,6 +136,11 @@ def make_dezero(net: str, *, batch: int, threads: int) -> Engine:
     return training(step, lambda: float(loss_of().data), lambda: {"version": version("dezero")})
 
 
+def make_minitorch(net: str, *, batch: int, threads: int) -> Engine:
+    """MiniTorch, a course: its published code leaves the kernels as exercises, and no registry has it."""
+    raise Unavailable("MiniTorch is not in the package registry, and its kernels are exercises")
+
+
 def _he(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """He-normal weights (outputs, ...)."""
     scale = np.sqrt(2 / np.prod(shape[1:]))
@@ -157,4 +163,5 @@ FRAMEWORKS: dict[str, Callable[..., Engine]] = {
     "jax": make_jax,
     "tinygrad": make_tinygrad,
     "dezero": make_dezero,
+    "minitorch": make_minitorch,
 }

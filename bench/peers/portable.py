@@ -74,7 +74,7 @@ def load(path: Path) -> Sample:
 
 def save(path: Path, sample: Sample) -> None:
     """Write a Sample as npz, without pickle."""
-    arrays = {"images": sample.images, "expected": sample.expected}
+    arrays: dict[str, Any] = {"images": sample.images, "expected": sample.expected}
     arrays |= {f"state/{name}": array for name, array in sample.state.items()}
     entries = []
     for i, layer in enumerate(sample.layers):
@@ -126,7 +126,7 @@ def from_minicnn(model: Any, images: np.ndarray) -> list[Layer]:
             if node.name == "ReLU":
                 before.relu = True
             else:
-                _fold(before, *node.inputs[1:], eps=node.options["eps"])
+                _fold(before, node.inputs[1:], node.options["eps"])
             names[node.output] = inputs[0]
             continue
         layers[node.output.name] = _layer(node, inputs)
@@ -167,13 +167,14 @@ def _layer(node: Any, inputs: list[str]) -> Layer:
     return layer
 
 
-def _fold(layer: Layer, gamma: Any, beta: Any, mean: Any, variance: Any, eps: float) -> None:
+def _fold(layer: Layer, parameters: Sequence[Any], eps: float) -> None:
     """Batch norm with given statistics becomes part of the convolution before it."""
     assert layer.weight is not None
     assert layer.bias is not None
-    scale = _float64(gamma) / np.sqrt(_float64(variance) + eps)
+    gamma, beta, mean, variance = map(_float64, parameters)
+    scale = gamma / np.sqrt(variance + eps)
     layer.weight = layer.weight * scale[:, None, None, None]
-    layer.bias = (layer.bias - _float64(mean)) * scale + _float64(beta)
+    layer.bias = (layer.bias - mean) * scale + beta
 
 
 def _float64(value: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -22,11 +23,12 @@ def to_onnx(layers: Sequence[Layer], image_shape: Sequence[int], batch: int) -> 
 
     for layer in layers:
         output = layer.output + ("/sum" if layer.relu else "")
-        inputs, options, size = list(layer.inputs), {}, layer.options
+        inputs, size = list(layer.inputs), layer.options
+        options: dict[str, Any] = {}
         match layer.kind:
             case "conv" | "dense":
                 assert layer.weight is not None
-            assert layer.bias is not None
+                assert layer.bias is not None
                 inputs += [constant(f"{layer.output}/weight", layer.weight)]
                 inputs += [constant(f"{layer.output}/bias", layer.bias)]
                 op, options = "Gemm", {"transB": 1}
@@ -56,7 +58,7 @@ def to_onnx(layers: Sequence[Layer], image_shape: Sequence[int], batch: int) -> 
         if layer.relu:
             nodes.append(helper.make_node("Relu", [output], [layer.output]))
 
-    def images(name: str, shape: Sequence[int]) -> object:
+    def images(name: str, shape: Sequence[int]) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape])
 
     last = layers[-1]
