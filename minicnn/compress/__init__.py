@@ -6,17 +6,25 @@ model gets. Raw weights are kept, optimizers and `minicnn.compile` do not notice
 
 from __future__ import annotations
 
+from minicnn.compress.factors import FactorReport, FactorRow
 from minicnn.compress.fake_quantize import FakeQuantize
+from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
 from minicnn.compress.prune import attach_masks, prune, prune_below
 from minicnn.compress.select import select_layers
 from minicnn.compress.share import Codebook, share
+from minicnn.compress.tucker import Tucker2
 
 __all__ = [
     "Codebook",
+    "FactorReport",
+    "FactorRow",
     "FakeQuantize",
+    "LowRank",
     "Mask",
+    "Tucker2",
     "attach_masks",
+    "low_rank",
     "masks",
     "prune",
     "prune_below",
