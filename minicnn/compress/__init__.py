@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from minicnn.compress.factors import FactorReport, FactorRow
 from minicnn.compress.fake_quantize import FakeQuantize
+from minicnn.compress.lottery import Lottery, Rewind, Ticket, lottery_ticket
 from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
-from minicnn.compress.prune import attach_masks, prune, prune_below
+from minicnn.compress.proximal import Proximal
+from minicnn.compress.prune import attach_masks, layers_of, prune, prune_below
+from minicnn.compress.schedule import PolynomialPruning, iterative_pruning
 from minicnn.compress.select import select_layers
+from minicnn.compress.sensitivity import Sensitivity, sensitivity
 from minicnn.compress.share import Codebook, share
+from minicnn.compress.surgery import Surgery
 from minicnn.compress.tucker import Tucker2
 
 __all__ = [
@@ -20,16 +25,27 @@ __all__ = [
     "FactorReport",
     "FactorRow",
     "FakeQuantize",
+    "Lottery",
     "LowRank",
     "Mask",
+    "PolynomialPruning",
+    "Proximal",
+    "Rewind",
+    "Sensitivity",
+    "Surgery",
+    "Ticket",
     "Tucker2",
     "attach_masks",
+    "iterative_pruning",
+    "layers_of",
+    "lottery_ticket",
     "low_rank",
     "masks",
     "prune",
     "prune_below",
     "remove_masks",
     "select_layers",
+    "sensitivity",
     "set_mask",
     "set_masks",
     "share",

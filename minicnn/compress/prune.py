@@ -14,7 +14,7 @@ from typing import Any
 
 import minicnn_kernels as kernels
 from minicnn.compress.mask import Mask, set_mask, sparsities
-from minicnn.compress.scores import unit_scores
+from minicnn.compress.scores import norm_beside, unit_scores
 from minicnn.compress.select import TRANSPOSED, Layers, select_layers
 from minicnn.compress.units import Units, parse_unit
 from minicnn.nn.module import Module
@@ -47,7 +47,8 @@ def prune(
     m neighbouring input channels n weights stay, which is a rate of its own.
     scope: "layer", or "global": one ranking of all units, of which round(rate * all units) go.
     layers: names or patterns, by default all convolutions and dense layers; but not the last one's filters,
-    which are the classes, nor the first one's channels, which are the image's.
+    which are the classes, nor the first one's channels, which are the image's, nor for "bn_scale" those
+    without such a norm, nor for n:m those whose input channels do not divide by m.
     hard: what is pruned stays so, and a later call may only add to it. hard=False ranks what is behind the
     masks anew, so that weights return.
 
@@ -56,7 +57,7 @@ def prune(
     unit, pattern = parse_unit(unit)
     if scope not in ("layer", "global"):
         raise ValueError(f"prune: expected scope 'layer' or 'global', got {scope!r}")
-    rates, chosen = _rates_and_layers(model, rate, layers, unit, pattern, scope)
+    rates, chosen = _rates_and_layers(model, rate, layers, unit, scope, score, pattern)
     ranked = _ranked(model, chosen, score, unit, data=data, loss=loss, hard=hard, seed=seed)
     if pattern is not None:
         keeps = {
@@ -91,7 +92,7 @@ def prune_below(
     unit, pattern = parse_unit(unit)
     if pattern is not None:
         raise ValueError("prune_below: n:m is a rate, not a threshold; use prune")
-    chosen = _default_layers(model, layers, unit)
+    chosen = layers_of(model, layers, unit=unit, score=score)
     ranked = _ranked(model, chosen, score, unit, data=data, loss=loss, hard=hard, seed=0)
     pruned = {name: kernels.of(scores).le(scores, threshold) for name, scores in ranked.items()}
     for name, flags in pruned.items():
@@ -100,9 +101,27 @@ def prune_below(
     return _set_masks(model, chosen, _keeps(chosen, pruned, unit), hard)
 
 
-def attach_masks(model: Module, layers: Layers = None, *, unit: str = "weight", hard: bool = True) -> None:
-    """Give the layers that `prune` would choose masks that prune nothing yet; those that are there stay."""
-    for layer in _default_layers(model, layers, parse_unit(unit)[0]).values():
+def layers_of(
+    model: Module, layers: Layers = None, *, unit: str = "weight", score: str = "l1"
+) -> dict[str, Module]:
+    """The layers that `prune` works on with these options, by name."""
+    unit, pattern = parse_unit(unit)
+    if pattern is not None:
+        return _n_of_m_layers(model, layers, pattern[1])
+    chosen = select_layers(model, layers)
+    if layers is None and unit != "weight" and len(chosen) > 1:
+        names = list(chosen)
+        del chosen[names[-1] if unit == "filter" else names[0]]
+        if score == "bn_scale":
+            chosen = {
+                name: layer for name, layer in chosen.items() if norm_beside(model, layer, unit)
+            } or chosen
+    return chosen
+
+
+def attach_masks(model: Module, layers: Layers = None, *, hard: bool = True, **options: str) -> None:
+    """Give `layers_of(model, layers, **options)` masks that prune nothing yet; masks that are there stay."""
+    for layer in layers_of(model, layers, **options).values():
         if find(layer, "weight", "mask") is None:
             attach(layer, "weight", Mask(raw(layer, "weight"), hard=hard))
 
@@ -111,7 +130,13 @@ def attach_masks(model: Module, layers: Layers = None, *, unit: str = "weight", 
 
 
 def _rates_and_layers(
-    model: Module, rate: Any, layers: Layers, unit: str, pattern: tuple[int, int] | None, scope: str
+    model: Module,
+    rate: Any,
+    layers: Layers,
+    unit: str,
+    scope: str,
+    score: str,
+    pattern: tuple[int, int] | None,
 ) -> tuple[dict[str, float], dict[str, Module]]:
     if pattern is not None:
         n, m = pattern
@@ -124,22 +149,16 @@ def _rates_and_layers(
     if isinstance(rate, Mapping):
         if layers is not None or scope == "global":
             raise ValueError("prune: rates by layer exclude layers= and scope='global'")
-        rates = {name: _checked(r) for pattern, r in rate.items() for name in select_layers(model, pattern)}
+        rates = {
+            name: checked_rate(r) for pattern, r in rate.items() for name in select_layers(model, pattern)
+        }
         if not rates:
             raise ValueError("prune: rate is an empty dict; expected {layer: rate}")
         chosen = select_layers(model, rates)
     else:
-        chosen = _default_layers(model, layers, unit)
-        rates = dict.fromkeys(chosen, _checked(rate))
+        chosen = layers_of(model, layers, unit=unit, score=score)
+        rates = dict.fromkeys(chosen, checked_rate(rate))
     return rates, chosen
-
-
-def _default_layers(model: Module, layers: Layers, unit: str) -> dict[str, Module]:
-    chosen = select_layers(model, layers)
-    if layers is None and unit != "weight" and len(chosen) > 1:
-        names = list(chosen)
-        del chosen[names[-1] if unit == "filter" else names[0]]
-    return chosen
 
 
 def _n_of_m_layers(model: Module, layers: Layers, m: int) -> dict[str, Module]:
@@ -158,9 +177,10 @@ def _n_of_m_layers(model: Module, layers: Layers, m: int) -> dict[str, Module]:
     return fitting
 
 
-def _checked(rate: Any) -> float:
+def checked_rate(rate: Any, what: str = "prune") -> float:
+    """`rate` itself. Raises ValueError that names `what` unless it is a number in [0, 1)."""
     if not _is_number(rate) or not 0 <= rate < 1:
-        raise ValueError(f"prune: rate must be a number in [0, 1), got {rate!r}")
+        raise ValueError(f"{what}: rate must be a number in [0, 1), got {rate!r}")
     return float(rate)
 
 

@@ -53,7 +53,7 @@ def unit_scores(
         generator = Generator(seed)
         scores = {name: generator.uniform(units[name].count, dtype=float64) for name in layers}
     elif score == "bn_scale":
-        scores = {name: _norm_scales(model, name, layer, units[name], unit) for name, layer in layers.items()}
+        scores = {name: _norm_scales(model, name, layer, unit) for name, layer in layers.items()}
     else:
         raise ValueError(f"prune: unknown score {score!r}; expected one of {', '.join(SCORES)}")
     for name, values in scores.items():
@@ -121,23 +121,29 @@ def _own_gradients(model: Module, layers: dict[str, Module]) -> Iterator[None]:
             p.grad, p.requires_grad = grad, requires_grad
 
 
-def _norm_scales(model: Module, name: str, layer: Module, units: Units, unit: str) -> Any:
-    """abs(gamma) of the batch norm next to the layer: after it for filters, before it for input channels.
+def norm_beside(model: Module, layer: Module, unit: str) -> Module | None:
+    """The batch norm that the model defines right after the layer for filters, right before it for channels.
 
-    Neighbours are those of the model's definition (Liu et al. 2017, "network slimming").
+    None unless it has a scale for each of the layer's units.
     """
-    if unit == "weight":
-        raise ValueError("prune: score 'bn_scale' ranks filters or channels; pass unit='filter' or 'channel'")
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)
     chain = [module for module in model.modules() if isinstance(module, (*WEIGHTED, *norms))]
     position = chain.index(layer) + (1 if unit == "filter" else -1)
     norm = chain[position] if 0 <= position < len(chain) else None
-    if not isinstance(norm, norms) or norm.num_features != units.count or raw(norm, "weight") is None:
-        where = "after" if unit == "filter" else "before"
+    if not isinstance(norm, norms) or norm.num_features != Units.of(layer, unit).count or not norm.affine:
+        return None
+    return norm
+
+
+def _norm_scales(model: Module, name: str, layer: Module, unit: str) -> Any:
+    """abs(gamma) of the batch norm beside the layer (Liu et al. 2017, "network slimming")."""
+    if unit == "weight":
+        raise ValueError("prune: score 'bn_scale' ranks filters or channels; pass unit='filter' or 'channel'")
+    norm = norm_beside(model, layer, unit)
+    if norm is None:
         raise ValueError(
-            f"prune: score 'bn_scale' needs a batch norm with a scale for each of the {units.count} {unit}s "
-            f"directly {where} layer {name!r}; there is {type(norm).__name__ if norm else 'none'}: "
-            f"choose other layers, or score 'l1'"
+            f"prune: score 'bn_scale' needs a batch norm with a scale for each {unit} directly "
+            f"{'after' if unit == 'filter' else 'before'} layer {name!r}: choose other layers, or score 'l1'"
         )
     scale = raw(norm, "weight").data
     k = kernels.of(scale)

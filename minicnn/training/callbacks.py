@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Callback:
     """Does nothing; override what you need. Order of calls is the order of the callbacks."""
 
+    def on_setup(self, run: Run) -> None:
+        """Before a resume: give the model what the checkpoint has of it, such as masks of a schedule."""
+
     def on_start(self, run: Run) -> None:
         """Before the first batch, after a resume."""
 
@@ -35,6 +38,10 @@ class Callback:
 
     def close(self) -> None:
         """However training ended: give back what is held (a terminal line, a file)."""
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that must be the same on resume."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""

@@ -52,7 +52,7 @@ class Checkpoint(Callback):
         if self.path.suffix != ".npz":
             raise ValueError(f"Checkpoint: expected a path that ends in .npz, got {str(path)!r}")
         self.best_path = self.path.with_suffix(".best.npz")
-        self.interval, self.unit = _parse_interval(every)
+        self.interval, self.unit = parse_interval(every, "checkpoint_every")
         self.keep_best, self.best = keep_best, Best(monitor)
         self.last: str | None = None  # what the file at `path` holds
         self.batches, self.saved_at = 0, 0.0
@@ -136,7 +136,8 @@ class Checkpoint(Callback):
         self.best.value, self.best.epoch = state["value"], state["epoch"]
 
 
-def _parse_interval(every: str) -> tuple[float, str]:
+def parse_interval(every: str, what: str) -> tuple[float, str]:
+    """'200 batches' as (200, 'batch'); also epochs and seconds. Raises ValueError that names `what`."""
     number, _, unit = every.strip().partition(" ")
     unit = _UNITS.get(unit.strip().removesuffix("s"), "")
     try:
@@ -144,9 +145,7 @@ def _parse_interval(every: str) -> tuple[float, str]:
     except ValueError:
         interval = 0.0
     if not unit or interval <= 0 or (unit != "second" and interval != int(interval)):
-        raise ValueError(
-            f"checkpoint_every: expected '1 epoch', '200 batches' or '60 seconds', got {every!r}"
-        )
+        raise ValueError(f"{what}: expected '1 epoch', '200 batches' or '60 seconds', got {every!r}")
     return interval, unit
 
 
@@ -163,6 +162,7 @@ def settings(run: Run) -> dict[str, Any]:
         "l1": run.l1,
         "compile": isinstance(run.forward, CompiledModule),
         "callbacks": [name for name, c in run.named_callbacks() if not isinstance(c, Checkpoint)],
+        "settings": {name: c.settings() for name, c in run.named_callbacks()},
     }
 
 
@@ -196,9 +196,9 @@ def resume_from(run: Run, path: str | os.PathLike[str]) -> None:
     """
     state = load_checkpoint(path)
     different = [
-        *_differences("", state["settings"], settings(run)),
-        *_differences("configuration ", state["configuration"], run.configuration),
-        *_differences("", _shapes(state["run"]["model"]), _shapes(run.model.state_dict())),
+        *differences("", state["settings"], settings(run)),
+        *differences("configuration ", state["configuration"], run.configuration),
+        *differences("", _shapes(state["run"]["model"]), _shapes(run.model.state_dict())),
     ]
     if different:
         shown = "; ".join(different[:8]) + (f"; and {len(different) - 8} more" if len(different) > 8 else "")
@@ -215,7 +215,8 @@ def _shapes(state: dict[str, Any]) -> dict[str, str]:
     return {f"'{name}'": f"{value.dtype}{tuple(value.shape)}" for name, value in state.items()}
 
 
-def _differences(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+def differences(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """A line for every value of a checkpoint (theirs) that is another one here (ours)."""
     absent, theirs, ours = "absent", _flat(theirs), _flat(ours)
     return [
         f"{what}{key} is {theirs.get(key, absent)} in the checkpoint and {ours.get(key, absent)} here"

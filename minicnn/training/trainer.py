@@ -189,10 +189,11 @@ class Run:
         minicnn.set_rng_state(state["random"])
 
     def named_callbacks(self) -> Iterator[tuple[str, Callback]]:
-        """Callbacks that have a state, under names that stay the same from run to run."""
+        """Callbacks that have a state or settings, under names that stay the same from run to run."""
         seen: Counter[str] = Counter()
         for callback in self.callbacks:
-            if type(callback).state_dict is not Callback.state_dict:
+            own = type(callback)
+            if own.state_dict is not Callback.state_dict or own.settings is not Callback.settings:
                 name = type(callback).__name__
                 seen[name] += 1
                 yield (name if seen[name] == 1 else f"{name} {seen[name]}"), callback
@@ -278,6 +279,7 @@ def fit(
         checkpoint,
     )
     run.callbacks = [*callbacks, *(callback for callback in optional if callback is not None)]
+    run._tell("on_setup")
     if resume is True and checkpoint is None:
         raise ValueError("fit: resume=True goes on from `checkpoint`, and none was given")
     if not isinstance(resume, bool):
