@@ -1,12 +1,19 @@
-"""Benchmarks of minicnn against PyTorch, the most careful that one machine allows.
+"""Benchmarks of minicnn against others, the most careful that one machine allows.
 
-    python -m bench                       training step and forward pass of four nets (steps.py)
-    python -m bench --quick               the same with fewer rounds: two minutes
-    python -m bench --nets W1,W2 --threads 1 --engines minicnn,torch
-    python -m bench startup               imports, and the time to a first finished batch, warm and cold
+    python -m bench                       training step of four nets (steps.py)
+    python -m bench forward               forward pass, batch 64 and 1, against inference engines
+    python -m bench ops                   single ops, forward and both gradients
+    python -m bench growth                cost over batch, channels, pixels and threads
+    python -m bench frameworks            a step of W2 in other frameworks
+    python -m bench narrow                a step without AVX-512
     python -m bench memory                peak memory of a training step
+    python -m bench startup               imports, and the time to a first finished batch, warm and cold
+    python -m bench goals                 all of these beside the goals for speed (goals.py), in one table
     python -m bench ladder                from naive loops to register tiles, and the machine's limits
     pytest bench/test_ops.py              single kernels against the reference and PyTorch (pytest-benchmark)
+
+    --quick                               a selection with few and short bursts: two minutes, rough figures
+    --nets W1,W2 --threads 1 --engines minicnn,torch
 
 How the times are taken: every engine lives in a process of its own and keeps its model, input and thread
 pool warm. A round gives each engine in turn a burst of a few steps, A B C A B C ..., so that a machine which
@@ -19,5 +26,6 @@ R20 is ResNet-20. A step is forward, cross-entropy, backward and SGD with moment
 API.
 
 Every command prints a Markdown table and writes JSON with the machine, versions and the command into
-`bench/results/`. Without PyTorch the tables say so and show minicnn alone.
+`bench/results/`. An engine that is not installed, cannot do what is asked, or computes something else is
+missing from the table, and a line below it says why.
 """

@@ -1,17 +1,31 @@
-"""The benchmarks measure what they say: order of bursts, paired ratios, tables, one real short run."""
+"""The benchmarks measure what they say: order of bursts, paired ratios, verdicts, tables, who is missing."""
 
 import json
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("bench", reason="the benchmarks are not part of an installed package")
 
-from bench import bursts, record, startup, steps
+import minicnn
+import minicnn_kernels as kernels
+from bench import bursts, goals, growth, ops, record, startup, steps
+from bench.cases import in_minicnn
+from bench.nets import NETS
+from bench.peers import inference, portable
+from bench.peers.to_ncnn import to_ncnn
+from bench.worker import Unavailable, Worker, start, still_there
+from minicnn import nn
 
 ROOT = Path(__file__).parent.parent
+
+
+# Times and ratios
 
 
 def recorder(name, seconds, log):
@@ -42,15 +56,35 @@ def test_ratios_are_paired_round_by_round():
     assert summary["ours"]["times_first_engine"] == [1, 1, 1]
 
 
-def test_the_table_of_steps_says_what_is_not_installed():
-    entry = {
-        "net": "W1",
-        "mode": "step",
-        "threads": 2,
-        "missing": {"torch": "PyTorch is not installed", "jax": "its process ended with status 1"},
-        "engines": bursts.summarise({"minicnn": [[0.01, 0.01]]}),
+def test_the_best_of_several_engines_is_the_one_with_the_lowest_ratio():
+    engines = {
+        name: {"times_first_engine": [0, middle, 9]} for name, middle in (("a", 3), ("b", 2), ("c", 1))
     }
-    assert steps.table([entry]).splitlines() == [
+    assert bursts.fastest(engines, ["a", "b", "not installed"]) == "b"
+    assert bursts.fastest(engines, ["not installed"]) is None
+
+
+def test_growth_is_told_per_unit_and_against_the_best():
+    times = {"small": [[0.002], [0.004]], "large": [[0.010], [0.020]]}
+    small, large = growth.per_unit(times, {"small": 1000, "large": 10_000})
+    assert small["nanoseconds"] == [2500, 3000, 3500]
+    assert small["times_best"] == [2, 2, 2]
+    assert large["times_best"] == [1, 1, 1]
+
+
+def entry(milliseconds, *, missing=None, **place):
+    """A result as `steps.compare` gives it, from one round of median times."""
+    times = {name: [[1e-3 * value] * 3] for name, value in milliseconds.items()}
+    return {"missing": missing or {}, "engines": bursts.summarise(times), **place}
+
+
+# Tables
+
+
+def test_the_table_of_steps_says_what_is_not_installed():
+    missing = {"torch": "PyTorch is not installed", "jax": "its process ended with status 1"}
+    result = entry({"minicnn": 10}, missing=missing, net="W1", mode="step", threads=2)
+    assert steps.table([result]).splitlines() == [
         "| net     | threads | minicnn ms |      torch ms | jax ms | torch / minicnn | jax / minicnn |",
         "| ------- | ------: | ---------: | ------------: | -----: | --------------: | ------------: |",
         "| W1 step |       2 |      10.00 | not installed |      - |               - |             - |",
@@ -66,10 +100,281 @@ def test_the_table_of_processes_says_what_is_not_installed():
     assert "| b       | not installed |            - |" in table
 
 
+def test_ops_are_summed_up_by_group_kind_and_algorithm():
+    place = {"group": ops.STRIDE_1, "threads": 1}
+    results = [
+        entry(
+            {"minicnn": 1, "minicnn-winograd4": 0.5, "torch": 4, "torch-channels-last": 2},
+            **place,
+            mode="dX: a",
+        ),
+        entry({"minicnn": 1, "torch": 8}, **place, mode="dX: b"),
+        entry({"minicnn": 1}, **place, mode="dX: c"),
+    ]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ops.summary(results).splitlines()]
+    assert lines[2:] == [
+        ["3x3, stride 1, dX", "2", "4.00", "2.00", "dX: a, 1 threads"],
+        ["3x3, stride 1, dX, F(4x4)", "1", "4.00", "4.00", "dX: a, 1 threads"],
+    ]
+
+
+# Goals
+
+
+def judged(results, row, against):
+    found = [e for e in goals.judge(results) if (e["row"], e["against"]) == (row, against)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_goal_for_several_nets_is_judged_by_the_worst_and_by_the_best_peer():
+    results = {
+        "steps": [
+            entry({"minicnn": 10, "torch": 40, "torch-compile": 20}, net="W1", mode="step", threads=1),
+            entry({"minicnn": 10, "torch": 24, "torch-compile": 50}, net="W2", mode="step", threads=2),
+            entry({"minicnn": 10, "torch": 1}, net="W3", mode="step", threads=1),
+        ]
+    }
+    eager = judged(results, "W1, W2 step", "PyTorch eager")
+    assert (eager["worst"]["what"], eager["worst"]["middle"]) == ("W2, 2 threads, torch", 2.4)
+    assert eager["verdict"] == "reached"
+    best = judged(results, "W1, W2 step", "PyTorch's best")
+    assert best["worst"]["what"] == "W1, 1 thread, torch-compile"
+    assert best["geometric_mean"] == pytest.approx(np.sqrt(2 * 2.4), abs=1e-3)
+    assert judged(results, "W3 step", "PyTorch eager")["verdict"] == "missed: 5% of the goal"
+
+
+def test_what_is_compared_with_a_missing_engine_is_not_measured():
+    results = {
+        "steps": [entry({"minicnn": 10}, net="W1", mode="step", threads=1)],
+        "memory": [],
+        "growth": {},
+    }
+    assert {e["verdict"] for e in goals.judge(results)} == {"not measured"}
+    reasons = {"torch": "PyTorch is not installed"}
+    assert goals.missing({"steps": [entry({"minicnn": 1}, missing=reasons)], "growth": {}}) == [
+        "torch (steps): PyTorch is not installed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("less", "value", "verdict"),
+    [
+        (False, 2.5, "stretch goal"),
+        (False, 2.0, "reached"),
+        (False, 1.5, "missed: 75% of the goal"),
+        (True, 1.0, "stretch goal"),
+        (True, 1.9, "reached"),
+        (True, 4.0, "missed: 50% of the goal"),
+    ],
+)
+def test_verdicts(less, value, verdict):
+    goal = goals.Goal("row", "peer", 2.0, 1.0 if less else 2.5, lambda results: [], less=less)
+    assert goals.verdict(goal, value) == verdict
+
+
+def test_memory_and_start_up_are_judged_where_less_is_better():
+    results = {
+        "memory": [
+            {"engine": "minicnn", "net": "W3", "peak_mib": 300.0},
+            {"engine": "torch", "net": "W3", "peak_mib": 400.0},
+            {"engine": "torch-channels-last", "net": "W3", "unavailable": "broken"},
+        ],
+        "startup": [
+            {"what": "import minicnn", "seconds": [0.1, 0.2]},
+            {"what": "import torch", "seconds": [1.0, 1.0]},
+            {"what": "first batch of W2, minicnn", "seconds": [1.2, 1.4, 1.3]},
+        ],
+    }
+    memory = judged(results, "peak memory of a W3 step, ours / theirs", "PyTorch's least")
+    assert (memory["worst"]["middle"], memory["verdict"]) == (0.75, "reached")
+    assert judged(results, "import minicnn", "import torch")["worst"]["middle"] == 7.5
+    assert judged(results, "second process: start to first batch of W2", "-")["verdict"] == "reached"
+
+
+def test_the_table_of_goals_has_a_line_for_each_with_its_unit():
+    results = {"startup": [{"what": "first batch of W2, minicnn", "seconds": [0.9, 1.25, 1.3]}]}
+    lines = goals.table({"goals": goals.judge(results), "missing": ["jax (frameworks): none"]}).splitlines()
+    assert len(lines) == 2 + len(goals.GOALS) + 2
+    (line,) = [line for line in lines if "second process" in line]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[2:] == ["1.5 s", "1 s", "-", "1.25 s (0.9 s to 1.3 s)", "whole process", "reached"]
+    assert lines[-1] == "- jax (frameworks): none"
+
+
+# Processes
+
+FAKE = """
+from bench.worker import Engine, Unavailable, Wrong
+
+def make(kind):
+    if kind == "absent":
+        raise Unavailable("Fake is not installed")
+    def prepare(mode):
+        if mode == "hard":
+            raise Wrong("off by a mile")
+        if mode == "deadly":
+            raise SystemExit(3)
+        print("chatter")  # must not disturb the protocol
+        return lambda: None
+    return Engine(prepare, lambda: {"kind": kind})
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Makes workers of an engine that computes nothing."""
+    (tmp_path / "fake_engine.py").write_text(FAKE)
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "kernels")])
+    return lambda kind: Worker("fake_engine:make", environment={"PYTHONPATH": path}, kind=kind)
+
+
+def test_engines_that_cannot_are_missing_with_their_reason(fake):
+    with ExitStack() as stack:
+        workers = {"ours": fake("fine"), "theirs": fake("absent"), "others": fake("fine")}
+        ready, missing = start(stack, workers)
+        assert list(ready) == ["ours", "others"]
+        assert missing == {"theirs": "Fake is not installed"}
+        ready["ours"].prepare("easy")
+        assert len(ready["ours"].times("easy", 4)) == 4
+        assert ready["others"].facts() == {"kind": "fine"}
+        turned = {"ours": ready["ours"], "others": ready["others"]}
+        modes = {id(ready["ours"]): "easy", id(ready["others"]): "hard"}
+        able, unable = still_there(turned, lambda worker: worker.prepare(modes[id(worker)]))
+        assert list(able) == ["ours"]
+        assert unable == {"others": "off by a mile"}
+        with pytest.raises(RuntimeError, match="others cannot be measured: off by a mile"):
+            still_there({"others": ready["others"]}, lambda worker: worker.prepare("hard"))
+
+
+def test_a_process_that_ends_is_missing_from_then_on(fake):
+    with fake("fine") as worker:
+        worker.wait_until_ready()
+        for mode in ("deadly", "easy"):
+            with pytest.raises(Unavailable, match="ended with status 3"):
+                worker.prepare(mode)
+
+
+# What the engines compute
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_portable_layers_compute_what_the_model_does(net, rng):
+    minicnn.manual_seed(0)
+    model = NETS[net].build(nn).eval()
+    for name, tensor in model.state_dict().items():
+        if "running" in name:
+            tensor.data[...] = rng.uniform(0.5, 2, tensor.shape)
+    images = rng.standard_normal((2, *NETS[net].image_shape), dtype=np.float32)
+    layers = portable.from_minicnn(model, images)
+    with minicnn.no_grad():
+        expected = model.double()(minicnn.from_numpy(images.astype(np.float64))).numpy()
+    values = {layers[0].inputs[0]: images}
+    for layer in layers:
+        values[layer.output] = run_portable(layer, *(values[name] for name in layer.inputs))
+        assert list(values[layer.output].shape[1:]) == layer.shape
+    assert inference.relative_error(values[layers[-1].output], expected) < 1e-6
+
+
+def run_portable(layer, x, *others):
+    """One portable layer in NumPy."""
+    reference, size = kernels.backend("reference"), layer.options
+    match layer.kind:
+        case "conv":
+            stride, padding = (size["stride"],) * 2, (size["padding"],) * 2
+            y = reference.conv2d_forward(x, layer.weight, layer.bias, stride, padding, (1, 1), 1)
+        case "dense":
+            y = x @ layer.weight.T + layer.bias
+        case "max_pool":
+            window = ((size["size"],) * 2, (size["stride"],) * 2, (0, 0), (1, 1))
+            y, _ = reference.max_pool2d_forward(x, *window, False)
+        case "add":
+            y = x + others[0]
+        case "subsample":
+            y = x[:, :, :: size["stride"], :: size["stride"]]
+        case "pad_channels":
+            y = np.pad(x, ((0, 0), (size["before"], size["after"]), (0, 0), (0, 0)))
+        case "mean":
+            y = x.mean(axis=(2, 3), keepdims=True)
+        case "flatten":
+            y = x.reshape(len(x), -1)
+    return np.maximum(y, 0) if layer.relu else y
+
+
+def test_samples_survive_being_written(tmp_path, rng):
+    weights = {"weight": np.ones((4, 3), np.float32), "bias": np.zeros(4, np.float32)}
+    layers = [portable.Layer("dense", ["input"], "%0", [4], relu=True, **weights)]
+    sample = portable.Sample(layers, np.ones((2, 3), np.float32), rng.random((2, 4)), {"a.b": np.arange(3)})
+    portable.save(tmp_path / "net.npz", sample)
+    back = portable.load(tmp_path / "net.npz")
+    assert (back.layers[0].kind, back.layers[0].relu, back.layers[0].shape) == ("dense", True, [4])
+    np.testing.assert_array_equal(back.layers[0].weight, weights["weight"])
+    np.testing.assert_array_equal(back.expected, sample.expected)
+    np.testing.assert_array_equal(back.state["a.b"], [0, 1, 2])
+
+
+def test_ncnn_gets_a_copy_of_every_value_that_two_layers_read(tmp_path):
+    layers = [
+        portable.Layer("mean", ["input"], "m", [3, 1, 1]),
+        portable.Layer("add", ["m", "m"], "s", [3, 1, 1], relu=True),
+    ]
+    text, _ = to_ncnn(layers, tmp_path)
+    assert text.read_text().splitlines() == [
+        "7767517",
+        "5 6",
+        "Input images 0 1 input",
+        "Pooling m 1 1 input m 0=1 4=1",
+        "Split m/split 1 2 m m/0 m/1",
+        "BinaryOp s/add 2 1 m/0 m/1 s/sum 0=0",
+        "ReLU s 1 1 s/sum output",
+    ]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """A folder with the sample of R20, the net with every kind of layer."""
+    folder = tmp_path_factory.mktemp("samples")
+    portable.save(folder / "R20.npz", portable.make_sample("R20"))
+    return str(folder)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("engine", [name for name in inference.ENGINES if name != "torch-compile"])
+def test_inference_engines_give_what_float64_gives(engine, samples):
+    with Worker("bench.peers.inference:make", name=engine, folder=samples, net="R20", threads=1) as worker:
+        try:
+            worker.wait_until_ready()
+        except Unavailable as error:
+            if str(error).endswith("is not installed"):
+                pytest.skip(str(error))
+            raise
+        worker.prepare("batch 64")  # raises if its output is off
+        worker.prepare("batch 1")
+
+
+def test_an_output_that_is_off_is_seen():
+    exact = np.array([[1.0, -4.0]])
+    assert inference.relative_error(np.float32([[1.0, -4.001]]), exact) == pytest.approx(2.5e-4, rel=1e-3)
+
+
+def test_every_op_has_one_name_and_a_reference():
+    cases = [case for group in ops.groups(quick=False).values() for case in group]
+    assert len({case.name for case in cases}) == len(cases)
+    assert all(callable(in_minicnn(case, "reference", ())) for case in cases)
+    quick = [case.name for group in ops.groups(quick=True).values() for case in group]
+    assert set(quick) < {case.name for case in cases}
+
+
+# The command
+
+
 def test_a_record_holds_the_machine_and_the_command(tmp_path):
-    path = record.write("steps", record.machine(), [1, 2], tmp_path / "deep" / "file.json")
+    results = [{"quartiles": [1.5, 2, 3], "names": ["a", "b"], "empty": []}]
+    path = record.write("steps", record.machine(), results, tmp_path / "deep" / "file.json", quick=True)
     written = json.loads(path.read_text())
-    assert written["results"] == [1, 2]
+    assert written["results"] == results
+    assert written["quick"] is True
+    assert '"quartiles": [1.5, 2, 3]' in path.read_text().replace("[ ", "[").replace(" ]", "]")
     assert written["command"].startswith("python -m bench")
     assert {"cpu", "vector_features", "cores", "system", "versions"} <= written["machine"].keys()
 
@@ -95,17 +400,19 @@ def test_wrong_options_are_explained(arguments, message):
 
 
 @pytest.mark.slow
-def test_a_short_run_of_everything(tmp_path):
-    for what in ("steps", "memory", "startup"):
-        options = ["--nets", "W2", "--engines", "minicnn", "--threads", "1", "--rounds", "2", "--quick"]
-        path = tmp_path / f"{what}.json"
-        done = subprocess.run(
-            [sys.executable, "-m", "bench", what, *options, "--output", path],
-            cwd=ROOT,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=280,
-        )
-        assert "| minicnn" in done.stdout or "minicnn |" in done.stdout or "import minicnn" in done.stdout
-        assert json.loads(path.read_text())["results"]
+@pytest.mark.parametrize("what", ["steps", "forward", "growth", "narrow", "memory", "startup"])
+def test_a_short_run_of(what, tmp_path):
+    options = ["--nets", "W2", "--threads", "1", "--rounds", "2", "--quick"]
+    if what not in ("growth", "startup"):
+        options += ["--engines", "minicnn"]
+    path = tmp_path / f"{what}.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", what, *options, "--output", path],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=280,
+    )
+    assert "W2" in done.stdout
+    assert json.loads(path.read_text())["results"]
