@@ -137,7 +137,7 @@ def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, gro
         dx, whole = memory.empty_images(*x.shape), memory.empty((n, *out_size, outputs))
         taps = taps_first(weight)
         wanted = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
-        by_tiles = tile_edge(whole, taps, dx, stride, dilation, groups, False)
+        by_tiles = tile_edge(outputs, taps, dx.shape, stride, dilation, groups, False)
         if stride != (1, 1) or min(wanted) < 0 or by_tiles:
             dx = None
         else:

@@ -18,6 +18,7 @@ from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu import depthwise, explicit, implicit, strided, winograd
 from minicnn_kernels.cpu.blocks import LANES, WIDE, WIDE_ROWS, pack_weights, padded_columns
+from minicnn_kernels.cpu.calls import Call
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS
 from minicnn_kernels.cpu.explicit import col2im, im2col
 from minicnn_kernels.cpu.gemm import column_sums
@@ -160,25 +161,35 @@ def _table(offsets: np.ndarray) -> np.ndarray:
 def convolve(
     x, taps, bias, y, stride, margin, dilation, groups, *, transposed=False, relu=False, winners=None
 ) -> None:
-    """y = bias + x * taps for images (N, H, W, C), `margin` zeros around them; y (N, O, H', W').
+    """y = bias + x * taps for images x (N, H, W, C); y (N, O, H', W'). Options as in `prepare`.
 
-    transposed: taps (kh, kw, C, O) are turned around and O becomes the input's channels. relu: y = max(y, 0).
     winners (N, H' // 2, W' // 2, O): y is 2x2 max pooled, and this says which pixels won.
     """
-    edge = winograd.tile_edge(x, taps, y, stride, dilation, groups, winners is not None)
+    options = {"transposed": transposed, "relu": relu, "pool": winners is not None}
+    call = prepare(x.shape, taps, bias, y.shape, stride, margin, dilation, groups, **options)
+    call.run(x, y, winners)
+
+
+def prepare(
+    x_shape, taps, bias, y_shape, stride, margin, dilation, groups,
+    *, transposed=False, relu=False, pool=False, kept=False,
+) -> Call:  # fmt: skip
+    """The convolution of images of x_shape (N, H, W, C), with `margin` zeros, to y_shape (N, O, H', W').
+
+    transposed: taps (kh, kw, C, O) are turned around and O becomes the input's channels. relu: negative
+    results become 0. pool: they are 2x2 max pooled at last, and the call wants winners. kept: it will be run
+    more than once.
+    """
+    channels = x_shape[3]
+    edge = winograd.tile_edge(channels, taps, y_shape, stride, dilation, groups, pool, kept)
     if edge:
-        winograd.convolve(
-            x, taps, bias, y, margin, transposed=transposed, relu=relu, winners=winners, edge=edge
-        )
-        return
-    if _is_depthwise(x.shape[3], taps, groups):
-        depthwise.convolve(x, taps, bias, y, stride, margin, dilation, relu=relu, winners=winners)
-        return
-    n, height, width, channels = x.shape
+        options = {"transposed": transposed, "relu": relu, "pool": pool, "edge": edge}
+        return winograd.prepare(x_shape, taps, bias, y_shape, margin, **options)
+    if _is_depthwise(channels, taps, groups):
+        return depthwise.prepare(x_shape, taps, bias, y_shape, stride, margin, dilation, relu=relu, pool=pool)
+    n, height, width, _ = x_shape
     kh, kw = taps.shape[:2]
-    out_channels = y.shape[1]
-    out_height, out_width = y.shape[2:]
-    pool = winners is not None
+    _, out_channels, out_height, out_width = y_shape
     if pool:
         out_height, out_width = conv_output_size((height, width), (kh, kw), stride, margin, dilation)
     out_group = out_channels // groups
@@ -215,15 +226,16 @@ def convolve(
     if pool and images == 1:
         strip_rows = max(1, _PIXELS_PER_STRIP // (2 * out_width)) * 2
     pooled = images * min(strip_rows, out_height) * out_width * out_channels if pool else 0
-    scratch = scratch_buffers(copied + pooled)
-    implicit.convolve(
-        address(x), address(weight), address(bias), address(y), address(winners) if pool else 0,
-        address(scratch), scratch.shape[1],
+    size = _scratch_size(copied + pooled)
+    constants = (
+        address(weight), address(bias), size,
         address(windows.pixel_offsets), address(windows.tap_offsets), windows.tap_offsets.size, windows.run,
         n, height, width, channels, out_height, out_width, out_channels, groups,
         margin[0], margin[1], windows.padded_height, windows.pitch, row_step, window_rows, windows.direct,
         images, bands, strip_rows, column_blocks, block_columns, relu, pool, copied,
     )  # fmt: skip
+    tables = windows.pixel_offsets, windows.tap_offsets
+    return Call(implicit.convolve, constants, THREAD_SLOTS * size, (weight, bias, *tables))
 
 
 def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
@@ -292,5 +304,8 @@ def _split(columns: int, blocks: int) -> tuple[int, int]:
 
 def scratch_buffers(floats: int) -> np.ndarray:
     """A buffer of at least `floats` for each thread, with room to read one vector past the end."""
-    size = -(-(floats + LANES) // 16) * 16 if floats else 0
-    return memory.empty((THREAD_SLOTS, size))
+    return memory.empty((THREAD_SLOTS, _scratch_size(floats)))
+
+
+def _scratch_size(floats: int) -> int:
+    return -(-(floats + LANES) // 16) * 16 if floats else 0

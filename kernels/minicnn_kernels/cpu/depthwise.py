@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from minicnn_kernels import memory
 from minicnn_kernels.cpu.blocks import INT_BYTES, LANES
+from minicnn_kernels.cpu.calls import Call, aligned
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.finish import pool_rows, relu_pixels
 from minicnn_kernels.cpu.implicit import add_parts, pad_rows
@@ -29,7 +30,7 @@ from minicnn_kernels.windows import conv_output_size
 
 _TASKS = 16  # wanted where there are fewer images, if each has
 _ROWS_PER_TASK = 4
-_LINE = memory.ALIGNMENT // FLOAT_BYTES  # floats
+_LINE = memory.ALIGNMENT // FLOAT_BYTES  # floats in a cache line
 _PARTS = 8  # of the weight's gradient: sums of their own, added at the end
 
 
@@ -153,20 +154,20 @@ _INT = ir.IntType(64)
 _eight_pixels, _four_pixels, _one_pixel = make_pixels(8), make_pixels(4), make_pixels(1)
 
 
-def convolve(x, taps, bias, y, stride, margin, dilation, *, relu=False, winners=None) -> None:
-    """y = bias + x * taps: x (N, H, W, C), taps (kh, kw, 1, C), y (N, C, H', W').
-
-    `margin` zeros lie around x. relu: y = max(y, 0). winners: as in `conv.convolve`.
-    """
-    out_size = conv_output_size(x.shape[1:3], taps.shape[:2], stride, margin, dilation)
-    _run(x, taps, bias, y, out_size, tuple(stride), tuple(margin), tuple(dilation), False, relu, winners)
+def prepare(x_shape, taps, bias, y_shape, stride, margin, dilation, *, relu=False, pool=False) -> Call:
+    """y = bias + x * taps: x (N, H, W, C), taps (kh, kw, 1, C), y (N, C, H', W'); options as `conv.prepare`."""
+    out_size = (
+        conv_output_size(x_shape[1:3], taps.shape[:2], stride, margin, dilation) if pool else y_shape[2:]
+    )
+    geometry = tuple(stride), tuple(margin), tuple(dilation)
+    return _prepare(x_shape, taps, bias, out_size, *geometry, gradient=False, relu=relu, pool=pool)
 
 
 def backward_input(grad, taps, dx, stride, padding, dilation) -> None:
     """dx (N, C, H, W) from grad (N, H', W', C) and taps (kh, kw, 1, C)."""
     zeros = np.zeros(grad.shape[3], np.float32)
     geometry = tuple(stride), tuple(padding), tuple(dilation)
-    _run(grad, taps, zeros, dx, dx.shape[2:], *geometry, True, False, None)
+    _prepare(grad.shape, taps, zeros, dx.shape[2:], *geometry, gradient=True).run(grad, dx)
 
 
 class _Plan(NamedTuple):
@@ -219,31 +220,26 @@ def _windows(kernel, stride, padding, dilation, gradient):
     return [[(q * dilation, q) for q in range(kernel)]], padding, stride
 
 
-def _run(x, taps, bias, y, out_size, stride, padding, dilation, gradient, relu, winners) -> None:
-    n, height, width, channels = x.shape
-    pool = winners is not None
+def _prepare(
+    x_shape, taps, bias, out_size, stride, padding, dilation, *, gradient, relu=False, pool=False
+) -> Call:
+    n, height, width, channels = x_shape
     plan = _plan(taps.shape[:2], stride, padding, dilation, out_size[1], channels, gradient)
     bands = max(1, min(_TASKS // max(n, 1), out_size[0] // _ROWS_PER_TASK))
     taps, bias = _whole_vectors(taps.reshape(-1)), _whole_vectors(bias)
     lines = 2 * out_size[1] if pool else 0
-    scratch, size = _aligned_lines((plan.slots * plan.pitch + lines) * channels)
-    _convolve(
-        address(x), address(taps), address(bias), address(y), address(winners) if pool else 0,
-        address(scratch), size, address(plan.table), plan.table.shape[3],
+    size = _whole_lines((plan.slots * plan.pitch + lines) * channels)
+    constants = (
+        address(taps), address(bias), size, address(plan.table), plan.table.shape[3],
         n, height, width, channels, *out_size, plan.top, plan.left, plan.pitch, plan.slots,
         plan.row_phases, plan.row_step, plan.column_phases, plan.column_step, bands, relu, pool,
     )  # fmt: skip
+    return Call(_convolve, constants, THREAD_SLOTS * size, (taps, bias, plan.table))
 
 
-def _aligned_lines(floats: int) -> tuple[np.ndarray, int]:
-    """A buffer of `floats` for each thread, with room to read one vector more, and the size of each.
-
-    Aligned even if small: vectors that straddle two cache lines made everything 1.5 times as slow.
-    """
-    size = -(-(floats + LANES) // _LINE) * _LINE
-    buffer = memory.empty((THREAD_SLOTS + 1) * size)
-    skipped = -(address(buffer) // FLOAT_BYTES) % _LINE
-    return buffer[skipped:], size
+def _whole_lines(floats: int) -> int:
+    """`floats` and a vector more, that reads may go beyond them, in whole cache lines."""
+    return -(-(floats + LANES) // _LINE) * _LINE
 
 
 def _whole_vectors(array: np.ndarray) -> np.ndarray:
@@ -257,7 +253,7 @@ def _whole_vectors(array: np.ndarray) -> np.ndarray:
 
 @kernel(parallel=True)
 def _convolve(
-    x, weight, bias, y, winners, scratch, scratch_size, table, table_row, images, height, width, channels,
+    x, y, winners, scratch, weight, bias, scratch_size, table, table_row, images, height, width, channels,
     out_height, out_width, top, left, pitch, slots, row_phases, row_step, column_phases, column_step,
     bands, relu, pool,
 ):  # fmt: skip
@@ -329,12 +325,13 @@ def weight_gradient(grad, x, dw, stride, padding, dilation) -> None:
     kh, kw = dw.shape[:2]
     padded = -(-channels // LANES) * LANES
     pitch = (out_width - 1) * stride[1] + (kw - 1) * dilation[1] + 1
-    scratch, size = _aligned_lines(pitch * channels)
+    size = _whole_lines(pitch * channels)
     parts = min(n, _PARTS)
     partial = memory.empty((parts, kh * kw * padded))
     grad = _whole_vectors(grad.reshape(-1))
+    scratch = memory.empty(THREAD_SLOTS * size + _LINE)
     _weight_gradient(
-        address(grad), address(x), address(partial), address(scratch), size,
+        address(grad), address(x), address(partial), aligned(address(scratch)), size,
         n, height, width, channels, padded, out_height, out_width, kh, kw, *stride, *dilation, *padding,
         pitch, parts,
     )  # fmt: skip

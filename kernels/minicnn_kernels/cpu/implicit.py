@@ -42,7 +42,7 @@ def pad_rows(image, height, width, channels, first_row, rows, top, left, pitch, 
 
 @kernel(parallel=True)
 def convolve(
-    x, weight, bias, y, winners, scratch, scratch_size, row_offsets, taps, tap_count, run,
+    x, y, winners, scratch, weight, bias, scratch_size, row_offsets, taps, tap_count, run,
     images, height, width, channels, out_height, out_width, out_channels, groups,
     top, left, padded_height, pitch, row_step, window_rows, direct,
     images_per_task, bands, strip_rows, column_blocks, block_columns, relu, pool, pool_offset,

@@ -21,6 +21,7 @@ from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu import winograd_loops as loops
 from minicnn_kernels.cpu.blocks import LANES, NARROW, WIDE, padded_columns
+from minicnn_kernels.cpu.calls import Call
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS
 from minicnn_kernels.cpu.implicit import add_parts
 from minicnn_kernels.cpu.layout import address, contiguous
@@ -36,25 +37,25 @@ _TILES_PER_BLOCK = 64  # of the weight's gradient: 16 to 128 are within 5%
 _TILES_PER_PART = 128  # or its sums, 16 numbers for 9, cost more than their products
 
 
-def tile_edge(x, taps, y, stride, dilation, groups, pool) -> int:
+def tile_edge(channels, taps, y_shape, stride, dilation, groups, pool, kept=False) -> int:
     """Height and width of the tiles of outputs to convolve by, 2 or 4; 0 where the direct kernel is to do it.
 
-    x (N, H, W, C), taps (kh, kw, ...), y (N, O, H', W'), after 2x2 pooling if `pool`. Depends on shapes and
-    `algorithm("conv2d")` alone.
+    Of `channels`, with taps (kh, kw, ...), to (N, O, H', W'), after 2x2 pooling if `pool`. kept: transformed
+    weights are used again and again. Depends on shapes and `algorithm("conv2d")` alone.
     """
     if not _fits(taps, stride, dilation, groups):
         return 0
     chosen = algorithm("conv2d")
     if chosen == "auto":
-        images, outputs, height, width = y.shape
+        images, outputs, height, width = y_shape
         window = 2 if pool else 1
-        return 2 if _pays(x.shape[3], images, outputs, window * height, window * width) else 0
+        return 2 if _pays(channels, images, outputs, window * height, window * width, kept) else 0
     if chosen.startswith("winograd") and pool:
         return 2
     return {"winograd": 2, "winograd4": 4}.get(chosen, 0)
 
 
-def _pays(channels, images, outputs, height, width) -> bool:
+def _pays(channels, images, outputs, height, width, kept=False) -> bool:
     """Whether F(2x2) is faster than the direct kernel. Its error is smaller everywhere, see the tests.
 
     Measured on one core of 16 lanes, forward and input's gradient, in times the speed of the direct kernel
@@ -65,7 +66,7 @@ def _pays(channels, images, outputs, height, width) -> bool:
     """
     tiles = images * -(-height // 2) * -(-width // 2)
     # Multiplications of both, the weight's transform taken as 32 tiles; they must be 1.5 times fewer.
-    fewer = 9 * images * height * width >= 1.5 * 16 * (tiles + 32)
+    fewer = 9 * images * height * width >= 1.5 * 16 * (tiles + (0 if kept else 32))
     return fewer and min(channels, outputs) >= 16
 
 
@@ -87,15 +88,16 @@ def _fits(taps, stride, dilation, groups) -> bool:
     return taps.shape[:2] == (3, 3) and tuple(stride) == (1, 1) == tuple(dilation) and groups == 1
 
 
-def convolve(x, taps, bias, y, margin, *, transposed=False, relu=False, winners=None, edge=2) -> None:
+def prepare(
+    x_shape, taps, bias, y_shape, margin, *, transposed=False, relu=False, pool=False, edge=2
+) -> Call:
     """y = bias + x * taps for images (N, H, W, C), `margin` zeros around them; y (N, O, H', W').
 
-    taps (3, 3, C, O), bias (O,); transposed, relu and winners as in `conv.convolve`. edge: the height and
-    width of a tile of outputs, 2 or 4; it must be 2, the pool's window, if there are winners.
+    taps (3, 3, C, O), bias (O,); transposed, relu and pool as in `conv.prepare`. edge: the height and width
+    of a tile of outputs, 2 or 4; it must be 2, the pool's window, for a pool.
     """
-    n, height, width, channels = x.shape
-    _, outputs, out_height, out_width = y.shape
-    pool = winners is not None
+    n, height, width, channels = x_shape
+    _, outputs, out_height, out_width = y_shape
     if pool:
         out_height, out_width = 2 * out_height, 2 * out_width
     down, across = -(-out_height // edge), -(-out_width // edge)
@@ -115,13 +117,13 @@ def convolve(x, taps, bias, y, margin, *, transposed=False, relu=False, winners=
     weight = _transformed(taps, transposed, edge)
     room = -(-tiles // NARROW_TILES) * NARROW_TILES  # the last output channels may take narrow tiles
     plane, product = room * row + _GAP, room * min(WIDE, int(padded_columns(outputs))) + _GAP
-    scratch = _scratch(planes * (plane + product + max(row, WIDE)))
-    loops.convolve(
-        address(x), address(weight), weight.shape[1], address(bias), address(_zeros()), address(y),
-        address(winners) if pool else 0, address(scratch), scratch.shape[1], room * LANES, plane, product,
-        (0,) * edge, height, width, channels, out_height, out_width, outputs, *margin, int(relu), pool,
+    size = _scratch_size(planes * (plane + product + max(row, WIDE)))
+    constants = (
+        address(weight), weight.shape[1], address(bias), address(_zeros()), size,
+        room * LANES, plane, product, (0,) * edge, height, width, channels, out_height, out_width, outputs, *margin, int(relu), pool,
         down, across, total, tiles, column_blocks, block_columns,
     )  # fmt: skip
+    return Call(loops.convolve, constants, THREAD_SLOTS * size, (weight, bias))
 
 
 def weight_gradient(grad, x, dw, padding) -> None:
@@ -147,10 +149,12 @@ def weight_gradient(grad, x, dw, padding) -> None:
     tiles = _TILES_PER_BLOCK
     plane, grad_plane = tiles * row + _GAP, tiles * min(WIDE, columns) + _GAP
     sums_plane = row * min(block_columns, columns) + _GAP
-    scratch = _scratch(16 * (plane + grad_plane + sums_plane + max(row, WIDE)))
+    scratch = memory.empty(
+        (THREAD_SLOTS, _scratch_size(16 * (plane + grad_plane + sums_plane + max(row, WIDE))))
+    )
     partial = memory.empty((parts, dw.size)) if parts > 1 else dw
     loops.weight_gradient(
-        address(grad), address(x), address(_zeros()), address(partial), address(scratch), scratch.shape[1],
+        address(grad), address(x), address(_zeros()), address(partial), address(scratch), size,
         tiles * LANES, plane, grad_plane, sums_plane, height, width, channels, out_height, out_width, outputs,
         *padding, down, across, total, parts, tiles, column_blocks, block_columns,
     )  # fmt: skip
@@ -158,9 +162,9 @@ def weight_gradient(grad, x, dw, padding) -> None:
         add_parts(address(partial), parts, dw.size, address(dw))
 
 
-def _scratch(floats: int) -> np.ndarray:
+def _scratch_size(floats: int) -> int:
     """For each thread, with room to read a vector past the end."""
-    return memory.empty((THREAD_SLOTS, -(-(floats + LANES) // _GAP) * _GAP))
+    return -(-(floats + LANES) // _GAP) * _GAP
 
 
 @functools.cache

@@ -97,7 +97,7 @@ def _transform_inputs(
 
 @kernel(parallel=True)
 def convolve(
-    x, weight, weight_plane, bias, zeros, y, winners, scratch, scratch_size, chunk, plane, product,
+    x, y, winners, scratch, weight, weight_plane, bias, zeros, scratch_size, chunk, plane, product,
     tile_rows, height, width, channels, out_height, out_width, outputs,
     top, left, relu, pool, down, across, total, tiles, column_blocks, block_columns,
 ):  # fmt: skip
