@@ -155,10 +155,10 @@ _eight_pixels, _four_pixels, _one_pixel = make_pixels(8), make_pixels(4), make_p
 
 
 def prepare(x_shape, taps, bias, y_shape, stride, margin, dilation, *, relu=False, pool=False) -> Call:
-    """y = bias + x * taps: x (N, H, W, C), taps (kh, kw, 1, C), y (N, C, H', W'); options as `conv.prepare`."""
-    out_size = (
-        conv_output_size(x_shape[1:3], taps.shape[:2], stride, margin, dilation) if pool else y_shape[2:]
-    )
+    """y = bias + x * taps: x (N, H, W, C), taps (kh, kw, 1, C), y (N, C, H', W'); see `conv.prepare`."""
+    out_size = y_shape[2:]
+    if pool:
+        out_size = conv_output_size(x_shape[1:3], taps.shape[:2], stride, margin, dilation)
     geometry = tuple(stride), tuple(margin), tuple(dilation)
     return _prepare(x_shape, taps, bias, out_size, *geometry, gradient=False, relu=relu, pool=pool)
 

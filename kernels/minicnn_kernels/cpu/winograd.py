@@ -120,8 +120,8 @@ def prepare(
     size = _scratch_size(planes * (plane + product + max(row, WIDE)))
     constants = (
         address(weight), weight.shape[1], address(bias), address(_zeros()), size,
-        room * LANES, plane, product, (0,) * edge, height, width, channels, out_height, out_width, outputs, *margin, int(relu), pool,
-        down, across, total, tiles, column_blocks, block_columns,
+        room * LANES, plane, product, (0,) * edge, height, width, channels, out_height, out_width,
+        outputs, *margin, int(relu), pool, down, across, total, tiles, column_blocks, block_columns,
     )  # fmt: skip
     return Call(loops.convolve, constants, THREAD_SLOTS * size, (weight, bias))
 
@@ -149,9 +149,8 @@ def weight_gradient(grad, x, dw, padding) -> None:
     tiles = _TILES_PER_BLOCK
     plane, grad_plane = tiles * row + _GAP, tiles * min(WIDE, columns) + _GAP
     sums_plane = row * min(block_columns, columns) + _GAP
-    scratch = memory.empty(
-        (THREAD_SLOTS, _scratch_size(16 * (plane + grad_plane + sums_plane + max(row, WIDE))))
-    )
+    size = _scratch_size(16 * (plane + grad_plane + sums_plane + max(row, WIDE)))
+    scratch = memory.empty((THREAD_SLOTS, size))
     partial = memory.empty((parts, dw.size)) if parts > 1 else dw
     loops.weight_gradient(
         address(grad), address(x), address(_zeros()), address(partial), address(scratch), size,
