@@ -6,8 +6,10 @@ model gets. Raw weights are kept, optimizers and `minicnn.compile` do not notice
 
 from __future__ import annotations
 
+from minicnn.compress.distill import CachedTeacher, Distillation
 from minicnn.compress.factors import FactorReport, FactorRow
 from minicnn.compress.fake_quantize import FakeQuantize
+from minicnn.compress.features import AttentionTransfer, Hints
 from minicnn.compress.lottery import Lottery, Rewind, Ticket, lottery_ticket
 from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
@@ -21,10 +23,14 @@ from minicnn.compress.surgery import Surgery
 from minicnn.compress.tucker import Tucker2
 
 __all__ = [
+    "AttentionTransfer",
+    "CachedTeacher",
     "Codebook",
+    "Distillation",
     "FactorReport",
     "FactorRow",
     "FakeQuantize",
+    "Hints",
     "Lottery",
     "LowRank",
     "Mask",

@@ -14,6 +14,7 @@ import minicnn
 import minicnn_kernels as kernels
 from minicnn.function import NonFiniteError, detect_anomaly
 from minicnn.training.errors import TrainingError
+from minicnn.training.evaluate import loss_of
 
 if TYPE_CHECKING:
     from minicnn.training.trainer import Run
@@ -87,7 +88,7 @@ def _spoilt_parameters(model: Any) -> str:
 def _first_op(run: Run, images: Any, targets: Any) -> str:
     try:
         with detect_anomaly(), np.errstate(all="ignore"):
-            loss = run.loss(run.model(images), targets)
+            loss = loss_of(run.loss, run.model(images), targets, images)
             loss.backward()
     except NonFiniteError as error:
         return str(error)

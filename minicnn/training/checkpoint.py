@@ -199,6 +199,7 @@ def resume_from(run: Run, path: str | os.PathLike[str]) -> None:
         *differences("", state["settings"], settings(run)),
         *differences("configuration ", state["configuration"], run.configuration),
         *differences("", _shapes(state["run"]["model"]), _shapes(run.model.state_dict())),
+        *differences("loss ", _shapes(state["run"].get("loss", {})), _shapes(run.loss_state())),
     ]
     if different:
         shown = "; ".join(different[:8]) + (f"; and {len(different) - 8} more" if len(different) > 8 else "")

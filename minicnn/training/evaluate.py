@@ -27,7 +27,14 @@ def inference(model: Any) -> Iterator[None]:
             module.training = mode
 
 
-def evaluate(model: Any, loader: Any, *, loss: Callable[[Any, Any], Any] | None = None) -> Evaluation:
+def loss_of(loss: Callable[..., Any], outputs: Any, targets: Any, images: Any) -> Any:
+    """loss(outputs, targets), with the images as well for a loss that says `needs_images` (distillation)."""
+    if getattr(loss, "needs_images", False):
+        return loss(outputs, targets, images)
+    return loss(outputs, targets)
+
+
+def evaluate(model: Any, loader: Any, *, loss: Callable[..., Any] | None = None) -> Evaluation:
     """Loss, accuracy and confusion matrix of `model` over `loader`, which yields (images, targets).
 
     loss(outputs, targets): a mean over the batch; default cross-entropy. Accuracy and confusion need
@@ -38,7 +45,8 @@ def evaluate(model: Any, loader: Any, *, loss: Callable[[Any, Any], Any] | None 
     with inference(model):
         for images, targets in loader:
             outputs = model(images)
-            means.add(loss(outputs, targets).item(), len(images), count_correct(outputs, targets))
+            value = loss_of(loss, outputs, targets, images).item()
+            means.add(value, len(images), count_correct(outputs, targets))
             if is_classification(outputs, targets):
                 classes = outputs.shape[1]
                 truth.append(targets.numpy())

@@ -23,7 +23,7 @@ from minicnn.training.anomaly import Snapshot, explain
 from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
 from minicnn.training.checkpoint import Checkpoint, resume_from
 from minicnn.training.errors import TrainingInterrupted
-from minicnn.training.evaluate import evaluate
+from minicnn.training.evaluate import evaluate, loss_of
 from minicnn.training.metrics import History, Means, count_correct
 from minicnn.training.progress import Progress
 
@@ -42,7 +42,7 @@ class Run:
         loader: Any,
         *,
         optimizer: Any,
-        loss: Callable[[Any, Any], Any],
+        loss: Callable[..., Any],
         epochs: int,
         validation: Any = None,
         scheduler: Any = None,
@@ -90,7 +90,7 @@ class Run:
         """One step. Raises TrainingError if the loss or the gradient's norm is not finite."""
         before = Snapshot(self.model)
         outputs = self.forward(images)
-        loss = self.loss(outputs, targets)
+        loss = loss_of(self.loss, outputs, targets, images)
         value = loss.item()
         if not math.isfinite(value):
             explain(self, before, images, targets, f"the loss became {value}")
@@ -160,6 +160,7 @@ class Run:
                 loader.state_dict() if hasattr(loader, "state_dict") else None
                 for loader in (self.loader, self.validation)
             ],
+            "loss": self.loss_state(),
             "random": minicnn.get_rng_state(),
             "callbacks": {name: callback.state_dict() for name, callback in self.named_callbacks()},
             "epoch": self.epoch,
@@ -179,6 +180,8 @@ class Run:
         for loader, position in zip((self.loader, self.validation), state["loaders"], strict=True):
             if position is not None and loader is not None:
                 loader.load_state_dict(position)
+        if self.loss_state():
+            self.loss.load_state_dict(state["loss"])  # type: ignore[attr-defined]
         for name, callback in self.named_callbacks():
             if name in state["callbacks"]:  # a Checkpoint may be new here
                 callback.load_state_dict(state["callbacks"][name])
@@ -187,6 +190,10 @@ class Run:
         self.history.rows = list(state["history"])
         self.stop = state["stop"]
         minicnn.set_rng_state(state["random"])
+
+    def loss_state(self) -> dict[str, Any]:
+        """What the loss trains or remembers beside the model; most have nothing."""
+        return self.loss.state_dict() if hasattr(self.loss, "state_dict") else {}
 
     def named_callbacks(self) -> Iterator[tuple[str, Callback]]:
         """Callbacks that have a state or settings, under names that stay the same from run to run."""
@@ -204,7 +211,7 @@ def fit(
     train_loader: Any,
     *,
     optimizer: Any,
-    loss: Callable[[Any, Any], Any] | None = None,
+    loss: Callable[..., Any] | None = None,
     epochs: int,
     validation: Any = None,
     validation_name: str = "validation",
@@ -226,9 +233,10 @@ def fit(
 ) -> History:
     """Train `model` for `epochs` over `train_loader`, which yields (images, targets). Gives the History.
 
-    loss(outputs, targets): a mean over the batch; default cross-entropy. validation: a loader evaluated
-    after every epoch, shown under validation_name. scheduler_step: how often `scheduler` steps, "batch" or
-    "epoch".
+    loss(outputs, targets): a mean over the batch; default cross-entropy. A loss whose attribute needs_images
+    is true is called with (outputs, targets, images); the tensors of its state_dict, if it has one, are kept
+    in the checkpoint. validation: a loader evaluated after every epoch, shown under validation_name.
+    scheduler_step: how often `scheduler` steps, "batch" or "epoch".
     clip_norm, clip_value: limits of the gradient. max_norm: limit of the length of each unit's incoming
     weights. l1: weight of the sum of |w| in the loss (weights, not biases); weight decay is the optimizer's.
     early_stopping: patience in epochs, or an EarlyStopping. checkpoint: file of the newest state, replaced
