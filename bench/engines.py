@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.nets import NETS
-from bench.worker import Engine, Unavailable, Wrong
+from bench.worker import Engine, Mode, Unavailable, Wrong
 
 CLASSES = 10
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # small: thousands of steps on one batch must stay finite
@@ -35,7 +35,7 @@ def training(
         if not math.isfinite(loss()):
             raise Wrong("the loss is not finite; times of NaN arithmetic mean nothing")
 
-    return Engine({"step": step}.__getitem__, facts, check)
+    return Engine({"step": Mode(step)}.__getitem__, facts, check)
 
 
 def make_minicnn(net: str, *, batch: int, threads: int, compiled: bool) -> Engine:

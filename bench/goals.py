@@ -6,6 +6,8 @@ them; the record keeps them all. `measure` runs the other commands, `judge` comp
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
@@ -277,5 +279,11 @@ def missing(results: Results) -> list[str]:
 
 def measure(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
     """Run the commands that `parts` names and judge: goals, missing engines, and every part's results."""
-    results = {name: run() for name, run in parts.items()}
-    return {"goals": judge(results), "missing": missing(results), "parts": results}
+    results, seconds = {}, {}
+    for name, run in parts.items():
+        start = time.perf_counter()
+        results[name] = run()
+        seconds[name] = round(time.perf_counter() - start, 1)
+        print(f"{name}: {seconds[name]:.0f} s", file=sys.stderr, flush=True)
+    goals = {"goals": judge(results), "missing": missing(results)}
+    return {**goals, "seconds": seconds, "parts": results}

@@ -8,7 +8,7 @@ runs); a step of every net with one thread and with all. What belongs together i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from statistics import median
 from typing import Any
@@ -19,7 +19,7 @@ from bench.bursts import Stopwatch, alternate, paired_ratios, quartiles
 from bench.engines import minicnn_facts
 from bench.record import markdown
 from bench.steps import spread
-from bench.worker import Engine, Worker
+from bench.worker import Engine, Mode, Worker
 
 BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 CHANNELS = (16, 32, 64, 128, 256, 512)
@@ -149,12 +149,12 @@ def make_convolution(threads: int) -> Engine:
     kernels.set_threads(threads)
     forward = kernels.backend("cpu").conv2d_forward
 
-    def prepare(mode: str) -> Callable[[], Any]:
+    def prepare(mode: str) -> Mode:
         channels, pixels = map(int, mode.split())
         rng = np.random.default_rng(0)
         x = memory.empty_images(images_for(channels, pixels), channels, pixels, pixels)
         x[...] = normal(rng, *x.shape)
         weight, bias = normal(rng, channels, channels, 3, 3), normal(rng, channels)
-        return lambda: forward(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
+        return Mode(lambda: forward(x, weight, bias, (1, 1), (1, 1), (1, 1), 1))
 
     return Engine(prepare, minicnn_facts)

@@ -20,7 +20,7 @@ def child(engine: str, net: str, batch: int, threads: int) -> None:
     from bench.worker import Unavailable
 
     try:
-        step = make(engine, net, batch=batch, threads=threads).prepare("step")
+        step = make(engine, net, batch=batch, threads=threads).prepare("step").run
     except Unavailable as error:
         print(json.dumps({"unavailable": str(error)}))
         return

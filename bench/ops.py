@@ -16,7 +16,7 @@ from bench.cases import Case, Convolution, Dense, batch_norm, in_minicnn, in_tor
 from bench.engines import import_torch, minicnn_facts, torch_facts
 from bench.record import markdown
 from bench.steps import compare, milliseconds, ratio, reasons
-from bench.worker import Engine, Worker, Wrong
+from bench.worker import Engine, Mode, Worker, Wrong
 
 ENGINES = ("minicnn", "minicnn-winograd4", "torch", "torch-channels-last")
 TOLERANCE = 2e-5  # of the largest element
@@ -83,7 +83,7 @@ def make(name: str, threads: int) -> Engine:
         torch = import_torch(threads)
         torch.set_grad_enabled(False)
 
-    def prepare(mode: str) -> Any:
+    def prepare(mode: str) -> Mode:
         case = cases[mode]
         arguments = case.make(np.random.default_rng(0))
         if torch is None:
@@ -93,7 +93,7 @@ def make(name: str, threads: int) -> Engine:
         error = relative_error(case, run())
         if not error <= TOLERANCE:
             raise Wrong(f"{mode} is off by {error:.1e} of the largest element, more than {TOLERANCE:.0e}")
-        return run
+        return Mode(run, error)
 
     return Engine(prepare, minicnn_facts if torch is None else torch_facts)
 

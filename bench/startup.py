@@ -36,7 +36,7 @@ def first_batch(engine: str, data: str) -> None:
     from bench.engines import make
     from bench.record import available_cores
 
-    step = make(engine, "W2", batch=64, threads=available_cores()).prepare("step")
+    step = make(engine, "W2", batch=64, threads=available_cores()).prepare("step").run
     if data == "fashion-mnist":
         from minicnn.data import DataLoader, FashionMNIST
 

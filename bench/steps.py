@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.bursts import alternate, summarise
 from bench.record import markdown
-from bench.worker import Worker, start, still_there
+from bench.worker import Worker, ask_all, start
 
 
 def measure(
@@ -56,10 +56,13 @@ def compare(
         ready, missing = start(stack, workers)
         for mode in modes:
             print(f"{what}: {mode} ...", file=sys.stderr, flush=True)
-            able, unable = still_there(ready, methodcaller("prepare", mode))
+            errors, unable = ask_all(ready, methodcaller("prepare", mode))
+            able = {name: ready[name] for name in errors}
             watches = {name: worker.stopwatch(mode) for name, worker in able.items()}
             bursts = alternate(watches, rounds=rounds, burst_seconds=burst_seconds)
             entry = {"mode": mode, "missing": missing | unable, "engines": summarise(bursts)}
+            if any(error is not None for error in errors.values()):
+                entry["errors"] = errors
             if not results:  # they are the same for every mode
                 entry["facts"] = {name: worker.facts() for name, worker in able.items()}
             results.append(entry)

@@ -35,14 +35,21 @@ def always_right() -> None:
     """The check of engines that were checked when they were prepared."""
 
 
+class Mode(NamedTuple):
+    """What can be timed. error: of its result, as a part of the largest element, if that was looked at."""
+
+    run: Callable[[], Any]
+    error: float | None = None
+
+
 class Engine(NamedTuple):
     """What a process serves.
 
-    prepare: gives the function to time in a mode; raises Unavailable or Wrong. facts: for the record.
-    check: called after every burst; raises Wrong.
+    prepare: gives a mode by its name; raises Unavailable or Wrong. facts: for the record. check: called after
+    every burst; raises Wrong.
     """
 
-    prepare: Callable[[str], Callable[[], Any]]
+    prepare: Callable[[str], Mode]
     facts: Callable[[], dict[str, Any]]
     check: Callable[[], None] = always_right
 
@@ -69,9 +76,9 @@ class Worker:
         """Return when the engine is made."""
         self._read()
 
-    def prepare(self, mode: str) -> None:
-        """Have the function of `mode` made, checked and run once."""
-        self._ask("prepare", mode)
+    def prepare(self, mode: str) -> float | None:
+        """Have the function of `mode` made, checked and run once. Returns the error of its result."""
+        return self._ask("prepare", mode)
 
     def forget(self, mode: str) -> None:
         """Let go of a mode's arrays."""
@@ -118,26 +125,28 @@ class Worker:
 
 
 def start(stack: ExitStack, workers: Mapping[str, Worker]) -> tuple[dict[str, Worker], dict[str, str]]:
-    """The workers that are ready, and for the others the reason. The first must be: it is measured."""
+    """The workers that are ready, and for the others the reason."""
     entered = {name: stack.enter_context(worker) for name, worker in workers.items()}
-    return still_there(entered, Worker.wait_until_ready)
+    answers, missing = ask_all(entered, Worker.wait_until_ready)
+    return {name: entered[name] for name in answers}, missing
 
 
-def still_there(
+def ask_all(
     workers: Mapping[str, Worker], ask: Callable[[Worker], Any]
-) -> tuple[dict[str, Worker], dict[str, str]]:
-    """Ask all; the workers that answered, and why the others did not. Raises RuntimeError for the first."""
-    answered, missing = {}, {}
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The answers of those that can, and why the others cannot.
+
+    Raises RuntimeError if the first cannot: it is the one that is measured.
+    """
+    answers, missing = {}, {}
     for position, (name, worker) in enumerate(workers.items()):
         try:
-            ask(worker)
+            answers[name] = ask(worker)
         except Unavailable as error:
             if position == 0:
                 raise RuntimeError(f"{name} cannot be measured: {error}") from error
             missing[name] = str(error)
-        else:
-            answered[name] = worker
-    return answered, missing
+    return answers, missing
 
 
 def serve(maker: str, arguments: dict[str, Any]) -> None:
@@ -156,10 +165,11 @@ def serve(maker: str, arguments: dict[str, Any]) -> None:
     answer({"result": None})
     prepared: dict[str, Callable[[], Any]] = {}
 
-    def prepare(mode: str) -> None:
-        run = engine.prepare(mode)
+    def prepare(mode: str) -> float | None:
+        run, error = engine.prepare(mode)
         run()
         prepared[mode] = run
+        return error
 
     def times(mode: str, count: int) -> list[float]:
         run = prepared[mode]

@@ -19,7 +19,7 @@ from bench.cases import in_minicnn
 from bench.nets import NETS
 from bench.peers import inference, portable
 from bench.peers.to_ncnn import to_ncnn
-from bench.worker import Unavailable, Worker, start, still_there
+from bench.worker import Unavailable, Worker, ask_all, start
 from minicnn import nn
 
 ROOT = Path(__file__).parent.parent
@@ -205,7 +205,7 @@ def test_the_table_of_goals_has_a_line_for_each_with_its_unit():
 # Processes
 
 FAKE = """
-from bench.worker import Engine, Unavailable, Wrong
+from bench.worker import Engine, Mode, Unavailable, Wrong
 
 def make(kind):
     if kind == "absent":
@@ -216,7 +216,7 @@ def make(kind):
         if mode == "deadly":
             raise SystemExit(3)
         print("chatter")  # must not disturb the protocol
-        return lambda: None
+        return Mode(lambda: None, 1e-6)
     return Engine(prepare, lambda: {"kind": kind})
 """
 
@@ -235,16 +235,15 @@ def test_engines_that_cannot_are_missing_with_their_reason(fake):
         ready, missing = start(stack, workers)
         assert list(ready) == ["ours", "others"]
         assert missing == {"theirs": "Fake is not installed"}
-        ready["ours"].prepare("easy")
+        assert ready["ours"].prepare("easy") == 1e-6
         assert len(ready["ours"].times("easy", 4)) == 4
         assert ready["others"].facts() == {"kind": "fine"}
-        turned = {"ours": ready["ours"], "others": ready["others"]}
-        modes = {id(ready["ours"]): "easy", id(ready["others"]): "hard"}
-        able, unable = still_there(turned, lambda worker: worker.prepare(modes[id(worker)]))
-        assert list(able) == ["ours"]
+        modes = {ready["ours"]: "easy", ready["others"]: "hard"}
+        errors, unable = ask_all(ready, lambda worker: worker.prepare(modes[worker]))
+        assert errors == {"ours": 1e-6}
         assert unable == {"others": "off by a mile"}
         with pytest.raises(RuntimeError, match="others cannot be measured: off by a mile"):
-            still_there({"others": ready["others"]}, lambda worker: worker.prepare("hard"))
+            ask_all({"others": ready["others"]}, lambda worker: worker.prepare("hard"))
 
 
 def test_a_process_that_ends_is_missing_from_then_on(fake):

@@ -19,7 +19,7 @@ import numpy as np
 from bench.engines import compile_now, import_torch, minicnn_facts, torch_facts
 from bench.nets import NETS
 from bench.peers.portable import Sample, load
-from bench.worker import Engine, Unavailable, Wrong
+from bench.worker import Engine, Mode, Unavailable, Wrong
 
 TOLERANCE = 2e-5  # of the largest output
 Forward = Callable[[], Any]
@@ -30,13 +30,13 @@ def make(name: str, folder: str, net: str, *, threads: int) -> Engine:
     sample = load(Path(folder) / f"{net}.npz")
     build, facts = ENGINES[name](net, sample, threads)
 
-    def prepare(mode: str) -> Forward:
+    def prepare(mode: str) -> Mode:
         batch = int(mode.removeprefix("batch "))
         forward = build(batch)
         error = relative_error(np.asarray(forward()), sample.expected[:batch])
         if not error <= TOLERANCE:
             raise Wrong(f"its output is off by {error:.1e} of the largest one, more than {TOLERANCE:.0e}")
-        return forward
+        return Mode(forward, error)
 
     return Engine(prepare, facts)
 
@@ -89,8 +89,10 @@ def torch(net: str, sample: Sample, threads: int, *, kind: str = "eager") -> Bui
     def build(batch: int) -> Forward:
         images = torch.from_numpy(sample.images[:batch]).contiguous(memory_format=order)
 
+        without_tape = torch.no_grad if kind == "compiled" else torch.inference_mode  # which freezing refuses
+
         def forward() -> Any:
-            with torch.no_grad():  # freezing does not go with inference_mode
+            with without_tape():
                 return model(images)
 
         if kind == "compiled":
