@@ -187,17 +187,26 @@ def conv_block(pool):
 
 def norm_block(pool):
     x, weight, bias = normal(19, 40, 15, 13), normal(40, seed=1), normal(40, seed=2)
-    y, winners, mean, inv_std = cpu.batch_norm_block_forward(x, weight, bias, 1e-5, True, pool)
-    grad = normal(*y.shape, seed=3)
-    return (
-        y,
-        mean,
-        *cpu.batch_norm_block_backward(grad, y, winners, x, weight, mean, inv_std, True, pool, ALL),
+    return y_and_gradients(x, weight, bias, None, True, pool)
+
+
+def sum_block(pool):
+    x, weight, bias = normal(19, 40, 15, 13), normal(40, seed=1), normal(40, seed=2)
+    return y_and_gradients(x, weight, bias, normal(*x.shape, seed=4), True, pool)
+
+
+def y_and_gradients(x, weight, bias, residual, relu, pool, backend=cpu, needs=(True,) * 4):
+    """What a batch norm block gives: y, mean and the gradients that are needed."""
+    y, winners, mean, inv_std = backend.batch_norm_block_forward(x, weight, bias, residual, 1e-5, relu, pool)
+    grad = channels_last(normal(*y.shape, seed=3))
+    gradients = backend.batch_norm_block_backward(
+        grad, y, winners, x, weight, bias, residual is not None, mean, inv_std, relu, pool, needs
     )
+    return y, mean, *(gradient for gradient in gradients if gradient is not None)
 
 
 @pytest.mark.parametrize("pool", [HALVING, None])
-@pytest.mark.parametrize("block", [conv_block, norm_block])
+@pytest.mark.parametrize("block", [conv_block, norm_block, sum_block])
 def test_one_and_two_threads_give_the_same_bits(block, pool):
     kernels.set_threads(1)
     one = block(pool)
@@ -213,7 +222,7 @@ def test_one_and_two_threads_give_the_same_bits(block, pool):
 def test_a_batch_norm_block_equals_its_layers_and_so_does_its_gradient(shape, affine, relu, pool):
     x = channels_last(normal(*shape) + 1)
     weight, bias = (normal(shape[1], seed=1), normal(shape[1], seed=2)) if affine else (None, None)
-    y, winners, mean, inv_std = cpu.batch_norm_block_forward(x, weight, bias, 1e-5, relu, pool)
+    y, winners, mean, inv_std = cpu.batch_norm_block_forward(x, weight, bias, None, 1e-5, relu, pool)
     before, expected_mean, expected_inv_std = cpu.batch_norm_forward(x, weight, bias, 1e-5)
     expected, expected_winners = finished(before, relu, pool)
     np.testing.assert_array_equal(y, expected)
@@ -223,23 +232,42 @@ def test_a_batch_norm_block_equals_its_layers_and_so_does_its_gradient(shape, af
         np.testing.assert_array_equal(winners, expected_winners)
 
     grad = channels_last(normal(*y.shape, seed=3))
-    gradients = cpu.batch_norm_block_backward(grad, y, winners, x, weight, mean, inv_std, relu, pool, ALL)
+    saved = grad, y, winners, x, weight, bias, False, mean, inv_std, relu, pool
+    *gradients, nothing = cpu.batch_norm_block_backward(*saved, (*ALL, False))
+    assert nothing is None
     whole = unfinished(grad, y, winners, x.shape, relu, pool)
     assert_gradients_close(gradients, cpu.batch_norm_backward(whole, x, weight, mean, inv_std, ALL))
-    only_x = (True, False, False)
-    some = cpu.batch_norm_block_backward(grad, y, winners, x, weight, mean, inv_std, relu, pool, only_x)
+    some = cpu.batch_norm_block_backward(*saved, (True, False, False, False))
     np.testing.assert_array_equal(some[0], gradients[0])
-    assert some[1:] == (None, None)
+    assert some[1:] == (None, None, None)
+
+
+@pytest.mark.parametrize(("relu", "pool"), FINISHES)
+@pytest.mark.parametrize("shape", [(64, 16, 8, 8), (3, 40, 9, 7), (1, 3, 5, 4)])
+def test_a_sum_with_batch_norm_equals_its_layers_and_so_does_its_gradient(shape, relu, pool):
+    x, residual = channels_last(normal(*shape) + 1), normal(*shape, seed=4)
+    weight, bias = normal(shape[1], seed=1), normal(shape[1], seed=2)
+    y, *_ = cpu.batch_norm_block_forward(x, weight, bias, residual, 1e-5, relu, pool)
+    before = cpu.add(cpu.batch_norm_forward(x, weight, bias, 1e-5)[0], residual)
+    np.testing.assert_array_equal(y, finished(before, relu, pool)[0])
+    assert_gradients_close(
+        y_and_gradients(x, weight, bias, residual, relu, pool)[1:],
+        y_and_gradients(x, weight, bias, residual, relu, pool, reference)[1:],
+    )
+    only_residual = (False, False, False, True)
+    assert len(y_and_gradients(x, weight, bias, residual, relu, pool, needs=only_residual)) == 3
 
 
 def test_a_batch_norm_block_without_a_pool_takes_vectors():
     x, grad = normal(64, 10), normal(64, 10, seed=1)
-    y, winners, mean, inv_std = cpu.batch_norm_block_forward(x, None, None, 1e-5, True, None)
+    y, winners, mean, inv_std = cpu.batch_norm_block_forward(x, None, None, None, 1e-5, True, None)
     assert winners is None
     np.testing.assert_array_equal(y, np.maximum(cpu.batch_norm_forward(x, None, None, 1e-5)[0], 0))
     expected = cpu.batch_norm_backward(np.where(y > 0, grad, 0), x, None, mean, inv_std, ALL)
-    actual = cpu.batch_norm_block_backward(grad, y, None, x, None, mean, inv_std, True, None, ALL)
-    assert_gradients_close(actual, expected)
+    actual = cpu.batch_norm_block_backward(
+        grad, y, None, x, None, None, False, mean, inv_std, True, None, (*ALL, False)
+    )
+    assert_gradients_close(actual[:3], expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (64, 32, 9, 9), (0, 3)])

@@ -81,9 +81,12 @@ class FoldedConvBlock(Function):
 
 
 class BatchNormBlock(Function):
-    """max_pool(relu(batch_norm(x))) with the statistics of this batch; running ones move as in BatchNorm."""
+    """max_pool(relu(batch_norm(x) + residual)) with the statistics of this batch.
 
-    changes = (3, 4)
+    Running ones move as in BatchNorm, and batches_tracked counts one more. residual and it may be None.
+    """
+
+    changes = (3, 4, 5)
 
     def forward(
         self,
@@ -92,6 +95,8 @@ class BatchNormBlock(Function):
         bias: Any,
         running_mean: Any,
         running_var: Any,
+        batches_tracked: Any,
+        residual: Any,
         *,
         eps: float,
         momentum: float,
@@ -99,29 +104,36 @@ class BatchNormBlock(Function):
         pool: Any,
     ) -> Any:
         k = kernels.of(x)
-        self.x, self.weight, self.relu, self.pool = x, weight, relu, pool
+        self.x, self.weight, self.bias, self.relu, self.pool = x, weight, bias, relu, pool
+        self.has_residual = residual is not None
         self.y, self.winners, self.mean, self.inv_std = k.batch_norm_block_forward(
-            x, weight, bias, eps, relu, pool
+            x, weight, bias, residual, eps, relu, pool
         )
         if running_mean is not None:
             count = math.prod(x.shape) // x.shape[1]
             k.batch_norm_update(running_mean, running_var, self.mean, self.inv_std, eps, momentum, count)
+        if batches_tracked is not None:
+            k = kernels.of(batches_tracked)
+            k.copy_into(batches_tracked, k.add(batches_tracked, 1))
         return self.y
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
-        gradients = kernels.of(grad).batch_norm_block_backward(
+        needs = (*self.needs_input_grad[:3], self.needs_input_grad[6])
+        dx, dweight, dbias, dresidual = kernels.of(grad).batch_norm_block_backward(
             grad,
             self.y,
             self.winners,
             self.x,
             self.weight,
+            self.bias,
+            self.has_residual,
             self.mean,
             self.inv_std,
             self.relu,
             self.pool,
-            self.needs_input_grad[:3],
+            needs,
         )
-        return (*gradients, None, None)
+        return dx, dweight, dbias, None, None, None, dresidual
 
 
 class AddReLU(Function):

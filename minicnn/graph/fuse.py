@@ -2,8 +2,9 @@
 
 A chain is fused only if nobody else reads what lies between its ops: no other op, not the caller, and if
 all of them pass gradients, or none does. What is fused: convolution, batch norm in training, a dense layer
-or an addition, each with ReLU and, after the first two, max-pooling behind it; and batch norm with given
-statistics into the convolution before it, where no gradient is recorded.
+or an addition, each with ReLU and, after the first two, max-pooling behind it; batch norm in training with
+the counting of its batches, and with the addition behind it; and batch norm with given statistics into the
+convolution before it, where no gradient is recorded.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from minicnn.functions.activation import ReLU
 from minicnn.functions.arithmetic import Add
 from minicnn.functions.conv import Conv2d
 from minicnn.functions.fused import AddReLU, BatchNormBlock, ConvBlock, FoldedConvBlock, LinearReLU
+from minicnn.functions.in_place import Overwrite
 from minicnn.functions.linear import Linear
 from minicnn.functions.normalization import BatchNorm, BatchNormInference
 from minicnn.functions.pooling import MaxPool2d
@@ -38,15 +40,25 @@ def fuse(graph: Graph) -> Graph:
             return None
         return following[0] if following[0].values.count(node.output) == 1 else None
 
+    counters = {
+        id(norm): (add, write)
+        for add, write, norm in zip(graph.nodes, graph.nodes[1:], graph.nodes[2:], strict=False)
+        if norm.op is BatchNorm and _counts(add, write) and not readers.get(write.output)
+    }
     absorbed: set[int] = set()
     replacement: dict[int, Node] = {}
     for node in graph.nodes:
         if id(node) in absorbed:
             continue
         chain = [node]
-        while (following := only_reader(chain[-1])) is not None:
+        while (following := only_reader(chain[-1])) is not None and id(following) not in absorbed:
             chain.append(following)
         fused, length = _fused(chain)
+        if fused.op is BatchNormBlock and id(node) in counters:
+            counting = counters[id(node)]
+            inputs = (*fused.inputs[:5], counting[0].inputs[0], *fused.inputs[6:])
+            fused = replace(fused, inputs=inputs)
+            absorbed.update(id(part) for part in counting)
         if length > 1:
             absorbed.update(id(part) for part in chain[:length])
             replacement[id(chain[length - 1])] = fused  # there everything that it reads is computed
@@ -64,11 +76,7 @@ def _fused(chain: list[Node]) -> tuple[Node, int]:
     if head.op is Conv2d:
         return _conv_block(chain)
     if head.op is BatchNorm:
-        relu, pool, length = _relu_and_pool(chain, 1)
-        if length > 1:
-            return _node(
-                chain[:length], BatchNormBlock, head.inputs, head.options | _tail(relu, pool)
-            ), length
+        return _norm_block(chain)
     if len(chain) > 1 and chain[1].op is ReLU:
         if head.op is Linear:
             return _node(chain[:2], LinearReLU, head.inputs, {}), 2
@@ -86,6 +94,27 @@ def _conv_block(chain: list[Node]) -> tuple[Node, int]:
         inputs = (*head.inputs, *norm.inputs[1:])
         return _node(chain[:length], FoldedConvBlock, inputs, norm.options | options), length
     return (_node(chain[:length], ConvBlock, head.inputs, options), length) if length > 1 else (head, 1)
+
+
+def _norm_block(chain: list[Node]) -> tuple[Node, int]:
+    head, start, residual = chain[0], 1, None
+    if len(chain) > 1 and chain[1].op is Add and _same_shape(chain[1]):
+        a, b = chain[1].inputs
+        residual, start = b if a is head.output else a, 2
+    relu, pool, length = _relu_and_pool(chain, start)
+    inputs = (*head.inputs, None, residual)
+    options = head.options | _tail(relu, pool)
+    return (_node(chain[:length], BatchNormBlock, inputs, options), length) if length > 1 else (head, 1)
+
+
+def _counts(add: Node, write: Node) -> bool:
+    """Whether the two add 1 to a buffer in place."""
+    return (
+        add.op is Add
+        and write.op is Overwrite
+        and add.inputs == (write.inputs[0], 1)
+        and write.inputs[1] is add.output
+    )
 
 
 def _relu_and_pool(chain: list[Node], start: int) -> tuple[bool, Any, int]:

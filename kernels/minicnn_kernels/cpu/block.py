@@ -17,6 +17,7 @@ from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu.activation import relu_backward, relu_forward
 from minicnn_kernels.cpu.block_loops import add_relu, add_relu_chunks, block_gradients
 from minicnn_kernels.cpu.block_norm import (
+    masked_channel_gradients,
     pool_normalized,
     pooled_channel_gradients,
     pooled_input_gradient,
@@ -38,10 +39,13 @@ from minicnn_kernels.cpu.implicit import add_parts
 from minicnn_kernels.cpu.layout import CHUNK, address, channels_last, contiguous, elementwise
 from minicnn_kernels.cpu.normalization import (
     batch_norm_backward,
-    input_line,
-    masked_backward,
+    gradients,
+    input_gradient,
+    like,
     moments,
     normalize,
+    pixels,
+    slope_and_offset,
     times,
 )
 from minicnn_kernels.cpu.pooling import max_pool2d_backward, max_pool2d_forward
@@ -178,14 +182,14 @@ def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, gro
     return dx, dweight.transpose(3, 2, 0, 1), sums.sum(axis=0) if needs[2] else None
 
 
-def batch_norm_block_forward(x, weight, bias, eps, relu, pool):
-    """max_pool(relu(batch_norm(x))) -> (y, winners, mean, inv_std); arguments as `batch_norm_forward`'s."""
+def batch_norm_block_forward(x, weight, bias, residual, eps, relu, pool):
+    """max_pool(relu(batch_norm(x) + residual)) -> (y, winners, mean, inv_std); see the reference."""
     mean, inv_std = moments(x, eps)
     scale, relu = times(inv_std, weight), bool(relu)
     if pool is None:
-        return normalize(x, mean, scale, bias, relu), None, mean, inv_std
-    if pool != _FUSED_POOL:
-        return *_finish(normalize(x, mean, scale, bias), relu, pool), mean, inv_std
+        return normalize(x, mean, scale, bias, relu, residual), None, mean, inv_std
+    if pool != _FUSED_POOL or residual is not None:
+        return *_finish(normalize(x, mean, scale, bias, relu, residual), relu, pool), mean, inv_std
     n, channels, height, width = x.shape
     y = memory.empty((n, height // 2, width // 2, channels))
     winners = memory.empty(y.shape, np.uint8)
@@ -194,22 +198,46 @@ def batch_norm_block_forward(x, weight, bias, eps, relu, pool):
     return y.transpose(0, 3, 1, 2), winners.transpose(0, 3, 1, 2), mean, inv_std
 
 
-def batch_norm_block_backward(grad, y, winners, x, weight, mean, inv_std, relu, pool, needs):
-    """(dx, dweight, dbias) of `batch_norm_block_forward`. grad and y have the shape of its result."""
-    if pool is None:
-        return masked_backward(grad, y if relu else None, x, weight, mean, inv_std, needs)
-    if pool != _FUSED_POOL:
-        grad = _unfinish(grad, y, winners, x.shape, relu, pool)
-        return batch_norm_backward(grad, x, weight, mean, inv_std, needs)
+def batch_norm_block_backward(
+    grad, y, winners, x, weight, bias, has_residual, mean, inv_std, relu, pool, needs
+):
+    """(dx, dweight, dbias, dresidual) of `batch_norm_block_forward`; see the reference."""
+    if pool == _FUSED_POOL and not has_residual:
+        return *_pooled_gradients(grad, winners, x, weight, mean, inv_std, needs), None
+    if pool is not None:
+        grad, relu = max_pool2d_backward(grad, winners, x.shape, *pool, (0, 0), (1, 1)), False
+    if not has_residual:
+        return *gradients(grad, x, weight, bias, mean, inv_std, needs, bool(relu)), None
+    if not relu:
+        return *batch_norm_backward(grad, x, weight, mean, inv_std, needs), grad if needs[3] else None
+    return _masked_gradients(grad, y, x, weight, mean, inv_std, needs)
+
+
+def _pooled_gradients(grad, winners, x, weight, mean, inv_std, needs):
     images = channels_last(x)
     arrays = channels_last(grad), _channels_last_bytes(winners), images, contiguous(mean)
-    dweight, dbias = pooled_channel_gradients(*arrays, contiguous(inv_std))
+    inv_std = contiguous(inv_std)
+    dweight, dbias = pooled_channel_gradients(*arrays, inv_std)
     dx = None
     if needs[0]:
         dx = memory.empty(images.shape)
-        pooled_input_gradient(*arrays, *input_line(x, weight, contiguous(inv_std), dweight, dbias), dx)
+        line = *slope_and_offset(x, inv_std, dweight, dbias), times(inv_std, weight)
+        pooled_input_gradient(*arrays, *line, dx)
         dx = dx.transpose(0, 3, 1, 2)
     return dx, dweight if needs[1] else None, dbias if needs[2] else None
+
+
+def _masked_gradients(grad, y, x, weight, mean, inv_std, needs):
+    """Those of relu(batch norm + residual); what ReLU lets pass is written by the pass that sums it up."""
+    mean, inv_std, x_pixels = contiguous(mean), contiguous(inv_std), pixels(x)
+    passed, passed_pixels = like(x)
+    dweight, dbias = masked_channel_gradients(pixels(grad), pixels(y), x_pixels, mean, inv_std, passed_pixels)
+    dx = None
+    if needs[0]:
+        dx, out = like(x)
+        scale, line = times(inv_std, weight), slope_and_offset(x, inv_std, dweight, dbias)
+        input_gradient(passed_pixels, x_pixels, mean, scale, scale, False, *line, out)
+    return dx, dweight if needs[1] else None, dbias if needs[2] else None, passed if needs[3] else None
 
 
 def add_relu_forward(a, b):

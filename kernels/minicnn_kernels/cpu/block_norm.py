@@ -1,7 +1,8 @@
-"""Batch norm, ReLU and 2x2 max pool in one pass over channels-last images: the loops behind `block.py`.
+"""Batch norm with what follows it, in one pass over channels-last images: the loops behind `block.py`.
 
-What is written and read between them is a fourth of the images. The statistics, and batch norm without a
-pool, are in `normalization.py`. Images are (N, H, W, C), grad, y and winners (N, H // 2, W // 2, C).
+ReLU and 2x2 max pool: what is written and read between them is a fourth of the images. Images are
+(N, H, W, C), grad, y and winners (N, H // 2, W // 2, C). The gradient of a sum and ReLU: arrays are flat. The
+statistics, and batch norm with ReLU alone, are in `normalization.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from numba import prange
 
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.finish import best_of_four
+from minicnn_kernels.cpu.normalization import block_size, fold, repeat, strip_size, total_gradients
 from minicnn_kernels.reference.block import DEAD
 
 _DEAD = np.uint8(DEAD)
@@ -53,14 +55,7 @@ def pooled_channel_gradients(grad, winners, x, mean, inv_std):
                     grad[image, i, j], winners[image, i, j], upper[2 * j], upper[2 * j + 1],
                     lower[2 * j], lower[2 * j + 1], mean, along[image], plain[image],
                 )  # fmt: skip
-    dweight, dbias = np.empty(channels, np.float32), np.empty(channels, np.float32)
-    for c in range(channels):
-        total_along = total = 0.0
-        for image in range(images):
-            total_along += along[image, c]
-            total += plain[image, c]
-        dweight[c], dbias[c] = inv_std[c] * total_along, total
-    return dweight, dbias
+    return total_gradients(along, plain, inv_std)
 
 
 @kernel
@@ -106,3 +101,35 @@ def _window_gradient(grad, winners, position, x, mean, slope, offset, scale, dx)
 def _idle_gradient(x, mean, slope, offset, scale, dx):
     for c in range(dx.size):
         dx[c] = (-offset[c] - (x[c] - mean[c]) * slope[c]) * scale[c]
+
+
+@kernel(parallel=True)
+def masked_channel_gradients(grad, y, x, mean, inv_std, masked):
+    """`pooled_channel_gradients` of masked = grad where y > 0; a task is a block that fits in cache."""
+    channels = mean.size
+    strip = strip_size(channels)
+    size = block_size(strip)
+    blocks = (x.size + size - 1) // size
+    along, plain = np.empty((blocks, channels), np.float32), np.empty((blocks, channels), np.float32)
+    mean = repeat(mean, strip)
+    for task in prange(blocks):
+        a = np.int64(task) * size
+        z = a + size
+        _mask_block(grad[a:z], y[a:z], x[a:z], mean, masked[a:z], along[task], plain[task])
+    return total_gradients(along, plain, inv_std)
+
+
+@kernel
+def _mask_block(grad, y, x, mean, masked, along, plain):
+    strip = mean.size
+    along_strip, plain_strip = np.zeros(strip, np.float32), np.zeros(strip, np.float32)
+    for start in range(0, x.size, strip):
+        stop = start + strip
+        values, g, result, share = x[start:stop], grad[start:stop], y[start:stop], masked[start:stop]
+        for i in range(values.size):
+            passed = np.float32(0) if result[i] <= 0 else g[i]
+            share[i] = passed
+            along_strip[i] += passed * (values[i] - mean[i])
+            plain_strip[i] += passed
+    fold(along_strip, along)
+    fold(plain_strip, plain)

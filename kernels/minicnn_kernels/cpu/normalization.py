@@ -37,32 +37,35 @@ def batch_norm_forward(x, weight, bias, eps):
 
 def batch_norm_backward(grad, x, weight, mean, inv_std, needs):
     """(dx, dweight, dbias) of `batch_norm_forward`; mean and inv_std depend on x, too."""
-    return masked_backward(grad, None, x, weight, mean, inv_std, needs)
+    return gradients(grad, x, weight, None, mean, inv_std, needs)
 
 
-def masked_backward(grad, y, x, weight, mean, inv_std, needs):
-    """`batch_norm_backward` for relu(batch norm) with the result y; without relu y is None."""
-    relu = y is not None
-    grad_pixels, x_pixels, inv_std = _pixels(grad), _pixels(x), contiguous(inv_std)
-    y_pixels = _pixels(y) if relu else grad_pixels
-    dweight, dbias = _channel_gradients(grad_pixels, y_pixels, relu, x_pixels, contiguous(mean), inv_std)
+def gradients(grad, x, weight, bias, mean, inv_std, needs, relu=False):
+    """`batch_norm_backward`, of relu(batch norm) if `relu`: what that stopped is computed anew from x.
+
+    Two of three arrays are read instead of three: 64 images of 16x32x32 1.2 times as fast.
+    """
+    mean, inv_std = contiguous(mean), contiguous(inv_std)
+    scale = times(inv_std, weight)
+    bias = np.zeros_like(scale) if bias is None else contiguous(bias)
+    dweight, dbias = _channel_gradients(pixels(grad), pixels(x), mean, scale, bias, relu, inv_std)
     dx = None
     if needs[0]:
-        dx, out = _like(x)
-        line = input_line(x, weight, inv_std, dweight, dbias)
-        _input_gradient(grad_pixels, y_pixels, relu, x_pixels, contiguous(mean), *line, out)
+        dx, out = like(x)
+        line = slope_and_offset(x, inv_std, dweight, dbias)
+        input_gradient(pixels(grad), pixels(x), mean, scale, bias, relu, *line, out)
     return dx, dweight if needs[1] else None, dbias if needs[2] else None
 
 
 def moments(x, eps):
     """(mean, 1 / sqrt(variance + eps)) per channel."""
-    return _moments(_pixels(x), x.shape[1], float(eps))
+    return _moments(pixels(x), x.shape[1], float(eps))
 
 
-def input_line(x, weight, inv_std, dweight, dbias):
-    """(slope, offset, scale) of the gradient by x: scale (grad - offset - (x - mean) slope)."""
+def slope_and_offset(x, inv_std, dweight, dbias):
+    """Those of the gradient by x, which is scale (grad - offset - (x - mean) slope)."""
     share = np.float32(1) / np.float32(max(x.size // max(x.shape[1], 1), 1))
-    return inv_std * dweight * share, dbias * share, times(inv_std, weight)
+    return inv_std * dweight * share, dbias * share
 
 
 def batch_norm_inference(x, weight, bias, running_mean, running_var, eps):
@@ -77,19 +80,18 @@ def batch_norm_inference_backward(grad, x, weight, running_mean, running_var, ep
     if needs[0]:
         dx = normalize(grad, np.zeros_like(inv_std), times(inv_std, weight), None)
     if needs[1] or needs[2]:
-        mean = contiguous(running_mean)
-        grad = _pixels(grad)
-        dweight, dbias = _channel_gradients(grad, grad, False, _pixels(x), mean, inv_std)
+        line = contiguous(running_mean), inv_std, inv_std, False
+        dweight, dbias = _channel_gradients(pixels(grad), pixels(x), *line, inv_std)
     return dx, dweight if needs[1] else None, dbias if needs[2] else None
 
 
-def _pixels(x):
+def pixels(x):
     """(N, C, ...) flat, the channels of a pixel side by side: a view if x is channels-last."""
     return contiguous(np.moveaxis(x, 1, -1)).reshape(-1)
 
 
-def _like(x):
-    """A new channels-last array of x's shape, and the view of it that `_pixels` gives."""
+def like(x):
+    """A new channels-last array of x's shape, and the view of it that `pixels` gives."""
     buffer = memory.empty((x.shape[0], *x.shape[2:], x.shape[1]))
     return np.moveaxis(buffer, -1, 1), buffer.reshape(-1)
 
@@ -102,11 +104,15 @@ def _inverse_std(variance, eps):
     return np.float32(1) / np.sqrt(contiguous(variance) + np.float32(eps))
 
 
-def normalize(x, mean, scale, bias, relu=False):
-    """(x - mean) scale + bias per channel, then ReLU if asked; channels-last."""
-    y, out = _like(x)
+def normalize(x, mean, scale, bias, relu=False, residual=None):
+    """(x - mean) scale + bias per channel, plus residual, then ReLU if asked; channels-last."""
+    y, out = like(x)
     bias = np.zeros_like(scale) if bias is None else contiguous(bias)
-    _affine(_pixels(x), contiguous(mean), scale, bias, relu, out)
+    arrays = pixels(x), contiguous(mean), scale, bias, relu
+    if residual is None:
+        _affine(*arrays, out)
+    else:
+        _affine_sum(*arrays, pixels(residual), out)
     return y
 
 
@@ -116,18 +122,18 @@ def normalize(x, mean, scale, bias, relu=False):
 
 
 @kernel
-def _strip(channels):
+def strip_size(channels):
     return max(channels, 64 // channels * channels)
 
 
 @kernel
-def _block(strip):
+def block_size(strip):
     """Floats in a block: about 128 KiB, so that a second look at it finds it in cache."""
     return max(1, 32768 // strip) * strip
 
 
 @kernel
-def _repeat(v, strip):
+def repeat(v, strip):
     repeated = np.empty(strip, np.float32)
     for i in range(strip):
         repeated[i] = v[i % v.size]
@@ -135,7 +141,7 @@ def _repeat(v, strip):
 
 
 @kernel
-def _fold(strip, v):
+def fold(strip, v):
     """Sum of the repetitions in a strip, per channel."""
     for c in range(v.size):
         v[c] = 0
@@ -146,8 +152,8 @@ def _fold(strip, v):
 @kernel(parallel=True)
 def _moments(x, channels, eps):
     """(mean, 1 / sqrt(variance + eps)) per channel."""
-    strip = _strip(channels)
-    size = _block(strip)
+    strip = strip_size(channels)
+    size = block_size(strip)
     blocks = (x.size + size - 1) // size
     means = np.empty((blocks, channels), np.float32)
     squares = np.empty((blocks, channels), np.float32)
@@ -162,24 +168,24 @@ def _block_moments(x, strip, mean, square):
     """Mean and sum of squared distances from it, per channel."""
     channels = mean.size
     # Differences from the first pixel keep the digits that a mean far from zero would take.
-    center = _repeat(x[:channels], strip)
+    center = repeat(x[:channels], strip)
     total = np.zeros(strip, np.float32)
     for start in range(0, x.size, strip):
         values = x[start : start + strip]
         for i in range(values.size):
             total[i] += values[i] - center[i]
-    _fold(total, mean)
+    fold(total, mean)
     share = np.float32(channels / x.size)
     for c in range(channels):
         mean[c] = x[c] + mean[c] * share
-    center = _repeat(mean, strip)
+    center = repeat(mean, strip)
     total[:] = 0
     for start in range(0, x.size, strip):
         values = x[start : start + strip]
         for i in range(values.size):
             distance = values[i] - center[i]
             total[i] += distance * distance
-    _fold(total, square)
+    fold(total, square)
 
 
 @kernel
@@ -203,9 +209,9 @@ def _merge(means, squares, rows, block_rows, eps):
 @kernel(parallel=True)
 def _affine(x, mean, scale, bias, relu, y):
     """(x - mean) scale + bias; relu: 0 where that is negative."""
-    strip = _strip(mean.size)
-    size = _block(strip)
-    mean, scale, bias = _repeat(mean, strip), _repeat(scale, strip), _repeat(bias, strip)
+    strip = strip_size(mean.size)
+    size = block_size(strip)
+    mean, scale, bias = repeat(mean, strip), repeat(scale, strip), repeat(bias, strip)
     for task in prange((x.size + size - 1) // size):
         first = np.int64(task) * size
         _affine_block(x[first : first + size], mean, scale, bias, relu, y[first : first + size])
@@ -221,42 +227,68 @@ def _affine_block(x, mean, scale, bias, relu, y):
 
 
 @kernel(parallel=True)
-def _channel_gradients(grad, y, relu, x, mean, inv_std):
-    """(sum of grad times normalized x, sum of grad) per channel; relu: of grad where y > 0."""
-    channels = mean.size
-    strip = _strip(channels)
-    size = _block(strip)
-    blocks = (x.size + size - 1) // size
-    along = np.empty((blocks, channels), np.float32)
-    plain = np.empty((blocks, channels), np.float32)
-    center = _repeat(mean, strip)
-    for task in prange(blocks):
-        first = np.int64(task) * size
-        _block_gradients(
-            grad[first : first + size], y[first : first + size], relu, x[first : first + size], center,
-            along[task], plain[task],
-        )  # fmt: skip
-    dweight = np.empty(channels, np.float32)
-    dbias = np.empty(channels, np.float32)
-    for c in range(channels):
-        dweight[c] = np.float64(inv_std[c]) * _column_sum(along, c)
-        dbias[c] = _column_sum(plain, c)
-    return dweight, dbias
+def _affine_sum(x, mean, scale, bias, relu, residual, y):
+    """(x - mean) scale + bias + residual; relu: 0 where that is negative."""
+    strip = strip_size(mean.size)
+    size = block_size(strip)
+    mean, scale, bias = repeat(mean, strip), repeat(scale, strip), repeat(bias, strip)
+    for task in prange((x.size + size - 1) // size):
+        a = np.int64(task) * size
+        z = a + size
+        _affine_sum_block(x[a:z], mean, scale, bias, relu, residual[a:z], y[a:z])
 
 
 @kernel
-def _block_gradients(grad, y, relu, x, center, along, plain):
-    strip = center.size
+def _affine_sum_block(x, mean, scale, bias, relu, residual, y):
+    for start in range(0, x.size, mean.size):
+        stop = start + mean.size
+        values, others, result = x[start:stop], residual[start:stop], y[start:stop]
+        for i in range(values.size):
+            value = (values[i] - mean[i]) * scale[i] + bias[i] + others[i]
+            result[i] = np.float32(0) if relu & (value <= 0) else value
+
+
+@kernel(parallel=True)
+def _channel_gradients(grad, x, mean, scale, bias, relu, inv_std):
+    """(sum of grad times normalized x, sum of grad) per channel; relu: where (x - mean) scale + bias > 0."""
+    channels = mean.size
+    strip = strip_size(channels)
+    size = block_size(strip)
+    blocks = (x.size + size - 1) // size
+    along = np.empty((blocks, channels), np.float32)
+    plain = np.empty((blocks, channels), np.float32)
+    mean, scale, bias = repeat(mean, strip), repeat(scale, strip), repeat(bias, strip)
+    for task in prange(blocks):
+        a = np.int64(task) * size
+        z = a + size
+        _block_gradients(grad[a:z], x[a:z], mean, scale, bias, relu, along[task], plain[task])
+    return total_gradients(along, plain, inv_std)
+
+
+@kernel
+def _block_gradients(grad, x, mean, scale, bias, relu, along, plain):
+    strip = mean.size
     along_strip, plain_strip = np.zeros(strip, np.float32), np.zeros(strip, np.float32)
     for start in range(0, x.size, strip):
-        stop = start + strip
-        values, g, result = x[start:stop], grad[start:stop], y[start:stop]
+        values, g = x[start : start + strip], grad[start : start + strip]
         for i in range(values.size):
-            share = np.float32(0) if relu & (result[i] <= 0) else g[i]
-            along_strip[i] += share * (values[i] - center[i])
+            distance = values[i] - mean[i]
+            share = np.float32(0) if relu & (distance * scale[i] + bias[i] <= 0) else g[i]
+            along_strip[i] += share * distance
             plain_strip[i] += share
-    _fold(along_strip, along)
-    _fold(plain_strip, plain)
+    fold(along_strip, along)
+    fold(plain_strip, plain)
+
+
+@kernel
+def total_gradients(along, plain, inv_std):
+    """(dweight, dbias): sums over blocks, in float64, of `along` times inv_std and of `plain`."""
+    dweight = np.empty(inv_std.size, np.float32)
+    dbias = np.empty(inv_std.size, np.float32)
+    for c in range(inv_std.size):
+        dweight[c] = np.float64(inv_std[c]) * _column_sum(along, c)
+        dbias[c] = _column_sum(plain, c)
+    return dweight, dbias
 
 
 @kernel
@@ -268,27 +300,28 @@ def _column_sum(x, c):
 
 
 @kernel(parallel=True)
-def _input_gradient(grad, y, relu, x, mean, slope, offset, scale, dx):
-    """scale (grad - offset - (x - mean) slope); relu: of grad where y > 0."""
-    strip = _strip(mean.size)
-    size = _block(strip)
-    mean, slope = _repeat(mean, strip), _repeat(slope, strip)
-    offset, scale = _repeat(offset, strip), _repeat(scale, strip)
+def input_gradient(grad, x, mean, scale, bias, relu, slope, offset, dx):
+    """scale (grad - offset - (x - mean) slope); relu: of grad where (x - mean) scale + bias > 0."""
+    strip = strip_size(mean.size)
+    size = block_size(strip)
+    mean, scale, bias = repeat(mean, strip), repeat(scale, strip), repeat(bias, strip)
+    slope, offset = repeat(slope, strip), repeat(offset, strip)
     for task in prange((x.size + size - 1) // size):
         a = np.int64(task) * size
         z = a + size
-        _gradient_block(grad[a:z], y[a:z], relu, x[a:z], mean, slope, offset, scale, dx[a:z])
+        _gradient_block(grad[a:z], x[a:z], mean, scale, bias, relu, slope, offset, dx[a:z])
 
 
 @kernel
-def _gradient_block(grad, y, relu, x, mean, slope, offset, scale, dx):
+def _gradient_block(grad, x, mean, scale, bias, relu, slope, offset, dx):
     strip = mean.size
     for start in range(0, x.size, strip):
         stop = start + strip
-        values, g, forward, result = x[start:stop], grad[start:stop], y[start:stop], dx[start:stop]
+        values, g, result = x[start:stop], grad[start:stop], dx[start:stop]
         for i in range(values.size):
-            share = np.float32(0) if relu & (forward[i] <= 0) else g[i]
-            result[i] = (share - offset[i] - (values[i] - mean[i]) * slope[i]) * scale[i]
+            distance = values[i] - mean[i]
+            share = np.float32(0) if relu & (distance * scale[i] + bias[i] <= 0) else g[i]
+            result[i] = (share - offset[i] - distance * slope[i]) * scale[i]
 
 
 def layer_norm_forward(x, normalized_ndim, weight, bias, eps):

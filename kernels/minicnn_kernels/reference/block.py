@@ -54,16 +54,24 @@ def conv2d_block_backward(grad, y, winners, x, weight, stride, padding, dilation
     )
 
 
-def batch_norm_block_forward(x, weight, bias, eps, relu, pool):
-    """max_pool(relu(batch_norm(x))) -> (y, winners, mean, inv_std); arguments as `batch_norm_forward`'s."""
+def batch_norm_block_forward(x, weight, bias, residual, eps, relu, pool):
+    """max_pool(relu(batch_norm(x) + residual)) -> (y, winners, mean, inv_std).
+
+    residual: an array of x's shape, or None. The other arguments are `batch_norm_forward`'s.
+    """
     y, mean, inv_std = batch_norm_forward(x, weight, bias, eps)
+    if residual is not None:
+        y = add(y, residual)
     return *_finish(y, relu, pool), mean, inv_std
 
 
-def batch_norm_block_backward(grad, y, winners, x, weight, mean, inv_std, relu, pool, needs):
-    """(dx, dweight, dbias) of `batch_norm_block_forward`. grad and y have the shape of its result."""
+def batch_norm_block_backward(
+    grad, y, winners, x, weight, bias, has_residual, mean, inv_std, relu, pool, needs
+):
+    """(dx, dweight, dbias, dresidual) of `batch_norm_block_forward`. grad and y have its result's shape."""
     grad = _unfinish(grad, y, winners, x.shape, relu, pool)
-    return batch_norm_backward(grad, x, weight, mean, inv_std, needs)
+    gradients = batch_norm_backward(grad, x, weight, mean, inv_std, needs[:3])
+    return *gradients, grad if has_residual and needs[3] else None
 
 
 def add_relu_forward(a, b):
