@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from minicnn.compress.recipe import recipe_names
 from minicnn.models import MODELS
 from minicnn.training.options import (
     AUGMENTATIONS,
@@ -79,6 +80,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="minicnn", description="Train small convolutional networks, and use them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_compress(commands)
     _add_evaluate(commands)
     _add_predict(commands)
     info = commands.add_parser("info", help="versions, threads, vector width, back ends, cache")
@@ -141,6 +143,48 @@ def _add_train(commands: Any) -> None:
     option("--output", "folder of the results (default runs/MODEL-DATA)", metavar="DIR")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_compress(commands: Any) -> None:
+    compress = commands.add_parser(
+        "compress",
+        help="prune, quantize, share, factorize or distil a model by a recipe, then a report",
+        description="Compress a model as a recipe says. Leaves model.npz, checkpoint.npz, metrics.jsonl,\n"
+        "report.md, report.json and report.html in DIR.",
+    )
+    compress.add_argument(
+        "--recipe",
+        required=True,
+        metavar="NAME|FILE",
+        help=f"a TOML file, or one of {', '.join(recipe_names())}",
+    )
+    compress.add_argument("--data", metavar="NAME|DIR", help="other data than the recipe names")
+    compress.add_argument(
+        "--checkpoint", metavar="FILE", help="a trained model to begin with, not a fresh one"
+    )
+    compress.add_argument(
+        "--seed", type=_number(RANGES["seed"]), metavar="N", help="another one than the recipe's"
+    )
+    compress.add_argument("--limit", type=_COUNT, metavar="N", help="use only the first N images")
+    compress.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="earlier results to show in the report beside it",
+    )
+    compress.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    compress.add_argument(
+        "--checkpoint-every",
+        default="1 epoch",
+        metavar="TEXT",
+        help="such as '200 batches' (default 1 epoch)",
+    )
+    compress.add_argument("--output", metavar="DIR", help="folder of the results (default runs/RECIPE-DATA)")
+    compress.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in the output folder"
+    )
+    compress.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import minicnn
 from minicnn import data, nn
+from minicnn.cli.folder import results_folder
 from minicnn.cli.report import report
 from minicnn.training.checkpoint import Checkpoint, load_checkpoint
 from minicnn.training.errors import CheckpointError, TrainingInterrupted
@@ -37,9 +36,11 @@ def run(options: argparse.Namespace) -> int:
     said = {name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None}
     if "data" in said and said["data"] != "fashion-mnist":
         said["data"] = os.path.abspath(said["data"])
-    folder = _folder(options, DEFAULTS | said)
+    chosen = DEFAULTS | said
+    folder = results_folder(f"{chosen['model']}-{Path(chosen['data']).name}", options)
     path = folder / "checkpoint.npz"
-    chosen = (_options_of(path) if options.resume else DEFAULTS) | said
+    if options.resume:
+        chosen = _options_of(path) | said
     if chosen["early_stopping"] and not chosen["validation_fraction"]:
         chosen["validation_fraction"] = 1 / 12  # 5,000 images of Fashion-MNIST
 
@@ -99,29 +100,3 @@ def _options_of(path: Path) -> dict[str, Any]:
             f"{', '.join(sorted(missing))}; start anew without --resume"
         )
     return {name: configuration[name] for name in DEFAULTS}
-
-
-def _folder(options: argparse.Namespace, chosen: dict[str, Any]) -> Path:
-    """Where the results go: as said; or runs/MODEL-DATA, or the next free runs/MODEL-DATA-2, -3 ...
-
-    A resumed training without --output goes on in the newest of them. No result is ever overwritten.
-    """
-    if options.output is not None:
-        folder = Path(options.output)
-        if not options.resume and (folder / "checkpoint.npz").exists():
-            raise ValueError(
-                f"--output {folder}: holds a training already; go on with --resume, or name another folder"
-            )
-        return folder
-    name = f"{chosen['model']}-{Path(chosen['data']).name}"
-    numbers = [
-        int(match[1] or 1)
-        for entry in Path("runs").glob(f"{name}*/checkpoint.npz")
-        if (match := re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", entry.parent.name))
-    ]
-    newest = max(numbers, default=0)
-    number = max(newest, 1) if options.resume else newest + 1
-    folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-    if number > 1 and not options.quiet:
-        print(f"output in {folder}", file=sys.stderr)
-    return folder

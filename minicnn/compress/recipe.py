@@ -69,8 +69,9 @@ _RULES: dict[str, Rule] = {
     "layers_bits": _bits_of_layers,
     "observer": ("minmax", "moving", "percentile", "mse", "kl"),
     "calibration": COUNT,
-    "clusters": Range(int, 2, 2**16 + 1),
+    "clusters": Range(int, 2, 2**15 + 1),
     "init": ("linear", "density", "random"),
+    "lr_factor": POSITIVE,
     "rank": COUNT,
     "energy": FRACTION,
     "ratio": FRACTION,
@@ -91,6 +92,12 @@ class Step:
     def contradictions(self) -> Iterator[str]:
         """What cannot be meant, though each value alone is allowed."""
         yield from ()
+
+    def __str__(self) -> str:
+        """The step and the options that it sets, as they would stand in TOML."""
+        said = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("start", "end"))
+        default = {f.name: f.default for f in fields(self)}
+        return ", ".join([self.do, *(f"{name} = {value}" for name, value in said if value != default[name])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +124,8 @@ class Prune(Step):
                 yield f"end = {self.end} without start: when does it begin?"
             elif self.end <= self.start:
                 yield f"end = {self.end} is not after start = {self.start}"
-            if isinstance(self.rate, dict):
-                yield "a gradual pruning (with end) has one rate for all layers; prune at once, or in steps"
+            if ":" in self.unit:
+                yield f"unit = {self.unit!r} is one rate, which leaves nothing to do until end"
         elif self.initial:
             yield f"initial = {self.initial:g} without end: a pruning at once has no beginning"
         if not isinstance(self.rate, dict) and self.rate is not None and self.initial > self.rate:
@@ -164,11 +171,15 @@ class Quantize(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Share(Step):
-    """`clusters` values per layer, found by k-means; with `start` the values are then trained."""
+    """`clusters` values per layer, found by k-means; with `start` the values are then trained.
+
+    lr_factor: of the learning rate, for the values: the gradient of each is a sum over all its weights.
+    """
 
     do = "share"
     clusters: int = 16
     init: str = "linear"
+    lr_factor: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +265,24 @@ class Recipe(TrainingOptions):
         if not self.epochs and any(step.do == "distill" for step in self.steps):
             yield "distill needs a training; epochs is 0"
 
+    def timeline(self) -> list[str]:
+        """What happens when, one line each, for a person."""
+        lines = []
+        if self.epochs:
+            lines.append(f"{self.epochs} epochs of {self.optimizer} at a learning rate of {self.lr:g}")
+        order = sorted(self.steps, key=lambda step: self.epochs if step.start is None else step.start)
+        for step in order:
+            if step.do == "distill" or step.start == 0:
+                begin = "from the beginning"
+            elif step.start is None:
+                begin = "at the end"
+            else:
+                begin = f"after epoch {step.start}"
+            if isinstance(step, Prune) and step.end is not None:
+                begin += f" to {step.end}"
+            lines.append(f"{begin}: {step}")
+        return lines
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values from which `from_dict` makes an equal recipe; what has no value is left out."""
         values = {key: value for key, value in asdict(self).items() if value is not None}
@@ -262,6 +291,11 @@ class Recipe(TrainingOptions):
             for step in self.steps
         ]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def configuration(self) -> dict[str, Any]:
+        """The recipe as it stands in a checkpoint: steps by number, so that a difference can be named."""
+        values = self.to_dict()
+        return values | {"steps": {str(number): step for number, step in enumerate(values["steps"], 1)}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "recipe") -> Recipe:

@@ -24,7 +24,7 @@ class Cost:
 
 def macs(node: Node) -> int:
     """Multiply-accumulates of one node; 0 for ops that have no weights."""
-    if node.name in ("Conv2d", "Linear"):
+    if node.name.removeprefix("Quantized") in ("Conv2d", "Linear"):
         weight = node.values[1]
         return node.output.size * prod(weight.shape[1:])
     if node.name == "ConvTranspose2d":

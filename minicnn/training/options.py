@@ -233,9 +233,7 @@ def make_scheduler(options: dict[str, Any], optimizer: Any, batches: int) -> Any
     """A schedule that steps after every one of the `batches` of an epoch: warm-up, then the named descent."""
     total, warmup = options["epochs"] * batches, round(options["warmup"] * batches)
     if warmup >= total:
-        raise ValueError(
-            f"warmup {options['warmup']:g}: expected fewer epochs than epochs {options['epochs']}"
-        )
+        raise ValueError(f"warmup {options['warmup']:g}: expected fewer than the {options['epochs']} epochs")
 
     def factor(step: int) -> float:
         if step < warmup:

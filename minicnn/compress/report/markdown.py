@@ -1,0 +1,30 @@
+"""A report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from minicnn.compress.report.tables import tables
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The whole report (see `write_reports`)."""
+    parts = [f"# {report['name']}", report["description"]]
+    parts.append("\n".join(f"- {line}" for line in report["timeline"]))
+    for table in tables(report):
+        parts += [f"## {table.title}", markdown_table(table.header, table.rows), table.note]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with aligned columns: the first to the left, the others to the right. Bars are escaped."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    shown = []
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        shown.append(f"| {' | '.join(cells)} |")
+    return "\n".join(shown)

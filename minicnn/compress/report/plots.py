@@ -1,0 +1,163 @@
+"""The plots of a report as SVG that can stand in an HTML page. Needs matplotlib.
+
+Made without pyplot, as in `minicnn.training.pictures`. Before is vermilion, after blue (Okabe and Ito 2008).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from minicnn.compress.report.choose import pareto
+from minicnn.compress.report.tables import points
+
+_BEFORE, _AFTER, _OTHERS, _INK = "#D55E00", "#0072B2", "#777777", "#222222"
+_STYLE: Any = {
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+
+
+def svg_plots(report: dict[str, Any]) -> dict[str, str]:
+    """SVG by title. Raises ImportError that names the extra to install if matplotlib is missing."""
+    layers = [layer for layer in report["after"]["layers"] if layer["histogram"]]
+    plots: dict[str, tuple[Callable[[Any, Any], None], tuple[float, float]]] = {
+        "Bytes by layer": (_bytes, (9, 3.2)),
+        "Weights, zeros left out": (_histograms, (9, 2.2 * -(-len(layers) // 4))),
+    }
+    if "per_class" in report["after"]:
+        plots["Accuracy by class"] = (_classes, (9, 3.2))
+    if len(points(report)) > 1:
+        plots["Accuracy against size"] = (_pareto, (9, 4))
+    return {title: _svg(draw, size, report, title) for title, (draw, size) in plots.items()}
+
+
+def _svg(draw: Callable[[Any, Any], None], size: tuple[float, float], report: Any, title: str) -> str:
+    figure_class, context = matplotlib_figure()
+    with context(_STYLE | {"svg.hashsalt": title}):  # so that no two plots of a page have ids in common
+        figure = figure_class(figsize=size, layout="constrained")
+        draw(figure, report)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return re.sub(
+        r'\sxmlns(:\w+)?="[^"]*"', "", text
+    )  # HTML knows SVG without being told where it is defined
+
+
+def matplotlib_figure() -> tuple[Any, Any]:
+    """Matplotlib's Figure and rc_context, or ImportError that names the extra."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            "plots need matplotlib, which is not installed; fix: pip install 'minicnn[plot]'"
+        ) from None
+    return Figure, matplotlib.rc_context
+
+
+def _bytes(figure: Any, report: dict[str, Any]) -> None:
+    axes = figure.subplots()
+    after = report["after"]["layers"]
+    before = {layer["name"]: layer["bytes"] for layer in (report["before"] or {"layers": []})["layers"]}
+    places = np.arange(len(after))
+    if before:
+        axes.bar(
+            places - 0.2,
+            [before.get(layer["name"], 0) for layer in after],
+            0.38,
+            color=_BEFORE,
+            label="before",
+        )
+    axes.bar(
+        places + 0.2 * bool(before), [layer["bytes"] for layer in after], 0.38, color=_AFTER, label="after"
+    )
+    axes.set_yscale("log")
+    axes.set_ylabel("computed bytes")
+    axes.set_xticks(places, [layer["name"] for layer in after], rotation=30, ha="right")
+    axes.legend()
+
+
+def _histograms(figure: Any, report: dict[str, Any]) -> None:
+    layers = [layer for layer in report["after"]["layers"] if layer["histogram"]]
+    before = {layer["name"]: layer["histogram"] for layer in (report["before"] or {"layers": []})["layers"]}
+    columns = min(len(layers), 4)
+    grid = figure.subplots(-(-len(layers) // columns), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, layer in zip(grid.flat, layers, strict=False):
+        axes.set_axis_on()
+        for histogram, color, label in (
+            (before.get(layer["name"]), _BEFORE, "before"),
+            (layer["histogram"], _AFTER, "after"),
+        ):
+            if histogram:
+                counts = np.array(histogram["counts"])
+                counts[len(counts) // 2] = 0  # the bin of zero would hide all others of a pruned layer
+                edges = np.linspace(histogram["low"], histogram["high"], len(counts) + 1)
+                axes.stairs(
+                    counts, edges, color=color, fill=label == "before", alpha=0.4 if label == "before" else 1
+                )
+        axes.set_title(layer["name"], fontsize=10, loc="left")
+        axes.set_yticks([])
+        axes.tick_params(labelsize=8)
+
+
+def _classes(figure: Any, report: dict[str, Any]) -> None:
+    axes = figure.subplots()
+    after = report["after"]["per_class"]
+    before = (report["before"] or {}).get("per_class")
+    places = np.arange(len(after))
+    for classes, offset, color, label in ((before, -0.2, _BEFORE, "before"), (after, 0.2, _AFTER, "after")):
+        if classes:
+            values = [100 * (share or 0) for share in classes.values()]
+            axes.bar(places + offset * bool(before), values, 0.38, color=color, label=label)
+    shares = [share for share in (*after.values(), *(before or {}).values()) if share is not None]
+    axes.set_ylim(max(0, 100 * min(shares) - 10), 100)
+    axes.set_ylabel("accuracy, %")
+    axes.set_xticks(places, after, rotation=30, ha="right")
+    axes.legend()
+
+
+def _pareto(figure: Any, report: dict[str, Any]) -> None:
+    plot_pareto(figure, points(report))
+
+
+def plot_pareto(figure: Any, results: Mapping[str, Mapping[str, Any]], x: str = "bytes") -> None:
+    """Accuracy against `x` (logarithmic); the results that no other beats are joined by a line."""
+    axes = figure.subplots()
+    front = sorted(pareto(results, ("accuracy", x)), key=lambda name: results[name][x])
+    axes.plot(
+        [results[name][x] for name in front],
+        [100 * results[name]["accuracy"] for name in front],
+        color=_AFTER,
+        drawstyle="steps-post",
+        linewidth=1,
+        alpha=0.6,
+    )
+    for name, numbers in results.items():
+        color = _AFTER if name in front else _OTHERS
+        axes.plot(numbers[x], 100 * numbers["accuracy"], "o", color=color, markersize=6)
+        axes.annotate(
+            name,
+            (numbers[x], 100 * numbers["accuracy"]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=9,
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("computed bytes" if x == "bytes" else x.replace("_", " "))
+    axes.set_ylabel("accuracy, %")
+    axes.margins(x=0.15, y=0.1)
