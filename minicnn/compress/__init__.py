@@ -10,16 +10,29 @@ from minicnn.compress.distill import CachedTeacher, Distillation
 from minicnn.compress.factors import FactorReport, FactorRow
 from minicnn.compress.fake_quantize import FakeQuantize
 from minicnn.compress.features import AttentionTransfer, Hints
+from minicnn.compress.fold import fold_batch_norm
 from minicnn.compress.lottery import Lottery, Rewind, Ticket, lottery_ticket
 from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
 from minicnn.compress.proximal import Proximal
 from minicnn.compress.prune import attach_masks, layers_of, prune, prune_below
+from minicnn.compress.quantize import freeze_quantizers, quantize, remove_quantizers
+from minicnn.compress.residual import LowRankResidual
 from minicnn.compress.schedule import PolynomialPruning, iterative_pruning
 from minicnn.compress.select import select_layers
 from minicnn.compress.sensitivity import Sensitivity, sensitivity
 from minicnn.compress.share import Codebook, share
 from minicnn.compress.surgery import Surgery
+from minicnn.compress.transfer import (
+    FeatureDataset,
+    MatchReport,
+    cached_features,
+    freeze,
+    load_matching,
+    low_rank_residual,
+    replace_head,
+    unfreeze,
+)
 from minicnn.compress.tucker import Tucker2
 
 __all__ = [
@@ -30,10 +43,13 @@ __all__ = [
     "FactorReport",
     "FactorRow",
     "FakeQuantize",
+    "FeatureDataset",
     "Hints",
     "Lottery",
     "LowRank",
+    "LowRankResidual",
     "Mask",
+    "MatchReport",
     "PolynomialPruning",
     "Proximal",
     "Rewind",
@@ -42,14 +58,23 @@ __all__ = [
     "Ticket",
     "Tucker2",
     "attach_masks",
+    "cached_features",
+    "fold_batch_norm",
+    "freeze",
+    "freeze_quantizers",
     "iterative_pruning",
     "layers_of",
+    "load_matching",
     "lottery_ticket",
     "low_rank",
+    "low_rank_residual",
     "masks",
     "prune",
     "prune_below",
+    "quantize",
     "remove_masks",
+    "remove_quantizers",
+    "replace_head",
     "select_layers",
     "sensitivity",
     "set_mask",
@@ -57,4 +82,5 @@ __all__ = [
     "share",
     "sparsities",
     "sparsity",
+    "unfreeze",
 ]

@@ -12,8 +12,9 @@ from typing import Any
 
 import minicnn_kernels as kernels
 from minicnn.functions.quantization import ObservedFakeQuantize, fake_quantize, scale_gradient
+from minicnn.nn.module import Module
 from minicnn.nn.parameter import Parameter
-from minicnn.nn.transform import Transform
+from minicnn.nn.transform import PLACES, Transform
 from minicnn.tensor import Tensor, float32, int32
 
 
@@ -25,7 +26,8 @@ class FakeQuantize(Transform):
     channels along dimension `axis`, each with a lattice of its own. power_of_two: scales are powers of 2.
     momentum: in training the range moves by this share towards that of every batch (1: it is that of the
     present value, which is right for weights); None: it stays. learned: scale is a Parameter trained by
-    gradient (LSQ, Esser et al. 2020), whose gradient is divided by sqrt(elements per scale * quant_max).
+    gradient (LSQ, Esser et al. 2020), whose gradient is divided by sqrt(count * quant_max): how many elements
+    share the scale, of an activation in one image.
     enabled: False lets values through untouched.
     """
 
@@ -54,6 +56,7 @@ class FakeQuantize(Transform):
         self.channels, self.power_of_two = channels, power_of_two
         self.axis = None if channels is None else axis
         self.momentum, self.learned, self.enabled = momentum, learned, True
+        self.of_activation = False
         self.quant_max = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         self.quant_min = 0 if not signed else -self.quant_max if symmetric else -self.quant_max - 1
 
@@ -82,9 +85,18 @@ class FakeQuantize(Transform):
             )  # fmt: skip
         scale, zero_point = self.lattice()
         if self.learned and self.training:
-            per_scale = value.numel() // max(scale.numel(), 1)
-            scale = scale_gradient(scale, 1 / math.sqrt(max(per_scale * self.quant_max, 1)))
+            images = len(value) if self.of_activation else 1
+            count = value.numel() // max(images * scale.numel(), 1)
+            scale = scale_gradient(scale, 1 / math.sqrt(max(count * self.quant_max, 1)))
         return fake_quantize(value, scale, zero_point, self.quant_min, self.quant_max, self.axis)
+
+    @property
+    def rule(self) -> tuple[int, int, bool, bool]:
+        """How a lattice is made of a range: quant_min, quant_max, symmetric, power_of_two."""
+        return self.quant_min, self.quant_max, self.symmetric, self.power_of_two
+
+    def attached(self, module: Module, place: str) -> None:
+        self.of_activation = place in PLACES
 
     def lattice(self) -> tuple[Tensor, Tensor]:
         """The scale and zero point in force, () or (channels,)."""
@@ -98,14 +110,18 @@ class FakeQuantize(Transform):
             k.copy_into(buffer.data, bound)
             buffer.mark_changed()
         low, high = k.minimum(self.low.data, 0), k.maximum(self.high.data, 0)
-        lattice = k.choose_scale(low, high, self.quant_min, self.quant_max, self.symmetric, self.power_of_two)
+        lattice = k.choose_scale(low, high, *self.rule)
         for own, new in zip((self.scale, self.zero_point), lattice, strict=True):
             k.copy_into(own.data, new)
             own.mark_changed()
 
-    def observe(self, value: Tensor) -> None:
-        """Take the lattice for the range of `value`."""
-        self.set_range(*kernels.of(value.data).value_range(value.data, self.axis))
+    def observe(self, value: Tensor, *, least_error: bool = False) -> None:
+        """Take the lattice for the range of `value`, or the one whose squared error is least."""
+        k = kernels.of(value.data)
+        if least_error:
+            self.set_range(*k.least_error_values(value.data, self.axis, *self.rule))
+        else:
+            self.set_range(*k.value_range(value.data, self.axis))
 
     def options(self) -> dict[str, Any]:
         names = ("bits", "signed", "symmetric", "channels", "power_of_two", "momentum", "learned")
@@ -120,15 +136,16 @@ class FakeQuantize(Transform):
 class SameLattice(Transform):
     """The value itself, known to be on the lattice of `source`, a FakeQuantize elsewhere in the model.
 
-    It stands at the input of a layer whose value a quantized layer made, with nothing in between but what
-    commutes with the lattice: ReLU after an unsigned one, max-pooling, reshaping.
+    It stands at the input of a layer whose value another one put on a lattice, with nothing in between but
+    what commutes with it: ReLU, max-pooling, reshaping, picking, padding with zeros.
     """
 
     kind = "quantize"
+    source: FakeQuantize
 
     def __init__(self, source: FakeQuantize) -> None:
         super().__init__()
-        self.source = source
+        self.__dict__["source"] = source  # not a child: its state is kept where it stands
 
     @property
     def enabled(self) -> bool:

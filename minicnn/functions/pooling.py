@@ -11,6 +11,7 @@ from typing import Any
 import minicnn_kernels as kernels
 from minicnn.function import Function
 from minicnn.functions.arguments import check_tensors, fail, integers
+from minicnn.functions.quantization import Lattices, QuantizedAvgPool2d
 from minicnn.tensor import Tensor
 from minicnn_kernels.windows import pool_output_size
 
@@ -23,6 +24,7 @@ __all__ = [
     "avg_pool2d",
     "max_pool1d",
     "max_pool2d",
+    "quantized_avg_pool",
 ]
 
 
@@ -236,6 +238,20 @@ def _avg_pool(
         count_include_pad=count_include_pad,
         divisor_override=divisor_override,
     )
+    return _from_images(result, dims, batched)
+
+
+def quantized_avg_pool(
+    input: Tensor, lattices: Lattices, kernel_size: Any, stride: Any, padding: Any, divisor: int
+) -> Tensor:
+    """avg_pool1d or 2d (by the number of sizes) of values on `lattices`, in exact integers; zeros count."""
+    dims = len(kernel_size)
+    op = f"avg_pool{dims}d"
+    images, batched = _as_images(op, dims, input)
+    window = _window(op, dims, images, kernel_size, stride, padding, 1, False)
+    del window["dilation"]
+    scales = lattices.x_scale, lattices.y_scale, lattices.y_zero_point
+    result = QuantizedAvgPool2d.apply(images, *scales, **lattices.bounds, **window, divisor=divisor)
     return _from_images(result, dims, batched)
 
 

@@ -19,11 +19,12 @@ __all__ = ["apply_mask", "fake_quantize", "quantized_linear", "round_ste", "scal
 class Lattices(NamedTuple):
     """On what a quantized layer computes: scales of input, weight and result, and the result's range.
 
-    x_scale 0-d, w_scale 0-d or (O,), y_scale and y_zero_point 0-d, or None: no requantized result.
+    x_scale 0-d, w_scale 0-d or (O,), None for a layer without weights; y_scale and y_zero_point 0-d, or None:
+    no requantized result.
     """
 
     x_scale: Tensor
-    w_scale: Tensor
+    w_scale: Tensor | None
     y_scale: Tensor | None
     y_zero_point: Tensor | None
     quant_min: int
@@ -66,8 +67,7 @@ class FakeQuantize(Function):
 class ObservedFakeQuantize(FakeQuantize):
     """FakeQuantize after the range and the lattice have moved, in place, towards those of this x.
 
-    low and high, shaped like scale, move by the share `momentum` (Jacob et al. 2018, section 3.1); the first
-    range, when both are still 0, is taken whole.
+    low and high, shaped like scale, move by the share `momentum` (Jacob et al. 2018, section 3.1).
     """
 
     changes = (1, 2, 3, 4)
@@ -88,10 +88,7 @@ class ObservedFakeQuantize(FakeQuantize):
         power_of_two: bool,
     ) -> Any:
         k = kernels.of(x)
-        if not bool(k.any(k.gt(high, low), None, False)):
-            momentum = 1.0
-        for running, present in zip((low, high), k.value_range(x, axis), strict=True):
-            k.copy_into(running, k.add(running, k.mul(k.sub(present, running), momentum)))
+        k.move_range(low, high, *k.value_range(x, axis), momentum)
         lattice = k.choose_scale(low, high, qmin, qmax, symmetric, power_of_two)
         for present, new in zip((scale, zero_point), lattice, strict=True):
             k.copy_into(present, new)
@@ -177,6 +174,37 @@ class QuantizedLinear(Function):
             k.linear_backward_bias(grad) if needs[2] else None,
             *(None,) * 4,
         )
+
+
+class QuantizedAvgPool2d(Function):
+    """Average pooling in exact integers, padded zeros included; see `QuantizedConv2d`."""
+
+    def forward(
+        self,
+        x: Any,
+        x_scale: Any,
+        y_scale: Any,
+        y_zero_point: Any,
+        *,
+        qmin: int,
+        qmax: int,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        divisor: int,
+    ) -> Any:
+        self.x_shape, window = x.shape, (kernel_size, stride, padding)
+        self.options = (*window, False, True, divisor)
+        k = kernels.of(x)
+        y = k.quantized_avg_pool2d_forward(x, x_scale, y_scale, y_zero_point, qmin, qmax, *window, divisor)
+        self.inside = _inside(y, y_scale, y_zero_point, qmin, qmax) if any(self.needs_input_grad) else None
+        return y
+
+    def backward(self, grad: Any) -> tuple[Any, ...]:
+        k = kernels.of(grad)
+        if self.inside is not None:
+            grad = k.apply_mask(grad, self.inside)
+        return k.avg_pool2d_backward(grad, self.x_shape, *self.options), None, None, None
 
 
 def _inside(y: Any, scale: Any, zero_point: Any, qmin: int, qmax: int) -> Any:

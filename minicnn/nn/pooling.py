@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+from minicnn.functions.pooling import quantized_avg_pool
 from minicnn.nn import arguments
 from minicnn.nn import functional as F
 from minicnn.nn.module import Module
+from minicnn.nn.transform import lattices
 from minicnn.tensor import Tensor
+
+Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
 
 class _Pool(Module):
@@ -83,7 +89,33 @@ class MaxPool2d(_MaxPool):
     dims = 2
 
 
-class AvgPool1d(_Pool):
+class AveragePool(Module):
+    """Base class of average pooling: in eval mode and on a lattice it counts in exact integers."""
+
+    dims: ClassVar[int]
+
+    def window(self, size: tuple[int, ...]) -> Window | None:
+        """(kernel size, stride, padding, divisor) for images of `size`; None if divisors differ."""
+        raise TypeError(f"{type(self).__name__} defines no window")
+
+    def _mean(self, function: Callable[[], Tensor], input: Tensor) -> Tensor:
+        """function(), or the same in exact integers."""
+        exact, window = lattices(self), self.window(input.shape[-self.dims :])
+        return function() if exact is None or window is None else quantized_avg_pool(input, exact, *window)
+
+
+class _AvgPool(_Pool, AveragePool):
+    count_include_pad: bool
+    divisor_override: int | None = None
+
+    def window(self, size: tuple[int, ...]) -> Window | None:
+        kernel_size, stride, padding = map(self._entries, (self.kernel_size, self.stride, self.padding))
+        if self.ceil_mode or (any(padding) and not self.count_include_pad and self.divisor_override is None):
+            return None
+        return kernel_size, stride, padding, self.divisor_override or math.prod(kernel_size)
+
+
+class AvgPool1d(_AvgPool):
     """The mean of each window: (N, C, L) to (N, C, L')."""
 
     dims = 1
@@ -102,15 +134,14 @@ class AvgPool1d(_Pool):
         self.count_include_pad = count_include_pad
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool1d(
-            input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
-        )
+        window = self.kernel_size, self.stride, self.padding, self.ceil_mode
+        return self._mean(lambda: F.avg_pool1d(input, *window, self.count_include_pad), input)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AvgPool2d(_Pool):
+class AvgPool2d(_AvgPool):
     """The mean of each window: (N, C, H, W) to (N, C, H', W').
 
     count_include_pad: padded zeros count. divisor_override: divide by this instead of the window's size.
@@ -134,14 +165,10 @@ class AvgPool2d(_Pool):
         self.divisor_override = divisor_override
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool2d(
+        window = self.kernel_size, self.stride, self.padding, self.ceil_mode
+        return self._mean(
+            lambda: F.avg_pool2d(input, *window, self.count_include_pad, self.divisor_override),
             input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
         )
 
     def extra_repr(self) -> str:
@@ -167,22 +194,32 @@ class _AdaptivePool(Module):
         return f"output_size={self.output_size}"
 
 
-class AdaptiveAvgPool1d(_AdaptivePool):
+class _AdaptiveAvgPool(_AdaptivePool, AveragePool):
+    def window(self, size: tuple[int, ...]) -> Window | None:
+        entries = self.output_size if isinstance(self.output_size, tuple) else (self.output_size,) * self.dims
+        tiles = [(n, n if entry is None else entry) for n, entry in zip(size, entries, strict=True)]
+        if any(n % parts for n, parts in tiles):
+            return None
+        kernel_size = tuple(n // parts for n, parts in tiles)
+        return kernel_size, kernel_size, (0,) * self.dims, math.prod(kernel_size)
+
+
+class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     """Means of output_size nearly equal parts: (N, C, L) to (N, C, output_size)."""
 
     dims = 1
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool1d(input, self.output_size)
+        return self._mean(lambda: F.adaptive_avg_pool1d(input, self.output_size), input)
 
 
-class AdaptiveAvgPool2d(_AdaptivePool):
+class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     """Means of nearly equal tiles: (N, C, H, W) to (N, C, *output_size)."""
 
     dims = 2
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(input, self.output_size)
+        return self._mean(lambda: F.adaptive_avg_pool2d(input, self.output_size), input)
 
 
 class AdaptiveMaxPool2d(_AdaptivePool):
@@ -198,11 +235,17 @@ class AdaptiveMaxPool2d(_AdaptivePool):
         return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)
 
 
-class GlobalAvgPool(Module):
+class GlobalAvgPool(AveragePool):
     """The mean of every channel: (N, C, ...) to (N, C)."""
 
+    def window(self, size: tuple[int, ...]) -> Window | None:
+        return (size, size, (0,) * len(size), math.prod(size)) if len(size) in (1, 2) else None
+
     def forward(self, input: Tensor) -> Tensor:
-        return input.mean(tuple(range(2, input.ndim)))
+        exact, window = lattices(self), self.window(input.shape[2:])
+        if exact is None or window is None:
+            return input.mean(tuple(range(2, input.ndim)))
+        return quantized_avg_pool(input, exact, *window).flatten(1)
 
 
 class Upsample(Module):

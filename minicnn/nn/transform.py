@@ -147,16 +147,19 @@ def value_before(module: Module, place: str, kind: str) -> Tensor:
 def lattices(module: Module) -> Lattices | None:
     """What a layer with quantized input and weight computes on in eval mode; None for any other.
 
-    Then its sums are exact integers (see `minicnn_kernels.reference.quantization`), so that an integer kernel
-    can give the same bits. In training mode the same layer computes with floats.
+    A layer that has no weight, average pooling, needs none. Then its sums are exact integers (see
+    `minicnn_kernels.reference.quantization`), so that an integer kernel can give the same bits. In training
+    mode the same layer computes with floats.
     """
     if module.training or "input" + TRANSFORMS not in module._modules:
         return None
     x, weight, y = (find(module, place, "quantize") for place in ("input", "weight", "output"))
-    if x is None or weight is None or not (x.enabled and weight.enabled):
+    if x is None or not x.enabled:
+        return None
+    if "weight" in module._parameters and (weight is None or not weight.enabled):
         return None
     x_scale, _ = x.lattice()
-    w_scale, _ = weight.lattice()
+    w_scale = None if weight is None else weight.lattice()[0]
     if y is None or not y.enabled:
         return Lattices(x_scale, w_scale, None, None, 0, 0)
     y_scale, y_zero_point = y.lattice()

@@ -11,9 +11,11 @@ from minicnn_kernels.reference.clustering import *
 from minicnn_kernels.reference.conv import *
 from minicnn_kernels.reference.elementwise import *
 from minicnn_kernels.reference.factorization import *
+from minicnn_kernels.reference.lasso import *
 from minicnn_kernels.reference.linear import *
 from minicnn_kernels.reference.loss import *
 from minicnn_kernels.reference.normalization import *
+from minicnn_kernels.reference.observe import *
 from minicnn_kernels.reference.optim import *
 from minicnn_kernels.reference.pooling import *
 from minicnn_kernels.reference.quantization import *
