@@ -49,7 +49,7 @@ class Distillation:
         *,
         hard: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
     ) -> None:
-        teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+        teachers: list[Any] = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
         for one in teachers:
             if not callable(one):
                 raise TypeError(
@@ -68,7 +68,7 @@ class Distillation:
                     f"Distillation: {type(term).__name__} was made with another teacher; features are taken "
                     f"while the teacher itself answers"
                 )
-        self.teachers: list[Teacher] = [
+        self.teachers = [
             minicnn.compile(one) if isinstance(one, Module) else one for one in teachers
         ]
         self.temperature, self.alpha, self.hard = float(temperature), float(alpha), hard

@@ -29,6 +29,7 @@ class Module:
     """Base class of layers and models: assign parameters and modules as attributes, define `forward`."""
 
     training: bool
+    is_frozen: bool = False  # stays in eval mode, whatever `train` says: see minicnn.compress.transfer
     _scope_name: str
 
     def __init__(self) -> None:
@@ -305,7 +306,7 @@ class Module:
         """Training mode (True) or evaluation mode for this module and all below: batch norm, dropout."""
         if not isinstance(mode, bool):
             raise ValueError(f"{type(self).__name__}.train: expected True or False, got {mode!r}")
-        self.training = mode
+        self.training = mode and not self.is_frozen
         for child in self.children():
             child.train(mode)
         return self
