@@ -10,11 +10,13 @@ from minicnn.compress.distill import CachedTeacher, Distillation
 from minicnn.compress.factors import FactorReport, FactorRow
 from minicnn.compress.fake_quantize import FakeQuantize
 from minicnn.compress.features import AttentionTransfer, Hints
+from minicnn.compress.fold import fold_batch_norm
 from minicnn.compress.lottery import Lottery, Rewind, Ticket, lottery_ticket
 from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
 from minicnn.compress.proximal import Proximal
 from minicnn.compress.prune import attach_masks, layers_of, prune, prune_below
+from minicnn.compress.quantize import freeze_quantizers, quantize, remove_quantizers
 from minicnn.compress.residual import LowRankResidual
 from minicnn.compress.schedule import PolynomialPruning, iterative_pruning
 from minicnn.compress.select import select_layers
@@ -57,7 +59,9 @@ __all__ = [
     "Tucker2",
     "attach_masks",
     "cached_features",
+    "fold_batch_norm",
     "freeze",
+    "freeze_quantizers",
     "iterative_pruning",
     "layers_of",
     "load_matching",
@@ -67,7 +71,9 @@ __all__ = [
     "masks",
     "prune",
     "prune_below",
+    "quantize",
     "remove_masks",
+    "remove_quantizers",
     "replace_head",
     "select_layers",
     "sensitivity",
