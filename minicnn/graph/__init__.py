@@ -1,6 +1,8 @@
 """The Graph: one forward pass recorded as plain data, and the passes over it."""
 
+from minicnn.graph.channels import remove_channels
 from minicnn.graph.compiled import CompiledModule, CompileWarning, compile
+from minicnn.graph.constants import fold_constants
 from minicnn.graph.cost import Cost, cost
 from minicnn.graph.draw import dot, svg
 from minicnn.graph.fuse import fuse
@@ -20,8 +22,10 @@ __all__ = [
     "compile",
     "cost",
     "dot",
+    "fold_constants",
     "fuse",
     "record",
+    "remove_channels",
     "svg",
     "trace",
 ]
