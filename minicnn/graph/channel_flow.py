@@ -41,7 +41,7 @@ from minicnn.functions.quantization import (
 from minicnn.functions.reduction import Mean
 from minicnn.functions.shape import Reshape
 from minicnn.grad_mode import no_grad
-from minicnn.graph.constants import run
+from minicnn.graph.constants import host_array, run
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.tensor import Tensor
 
@@ -224,7 +224,7 @@ class ChannelFlow:
         roots = np.array([self._root(channel) for channel in range(len(self._class))], int)
         stays = self._fixed | (self._needed & np.isnan(self._constant))
         staying = np.zeros(len(roots), bool)
-        np.logical_or.at(staying, roots, stays)
+        staying[roots[stays]] = True
         while True:  # every value keeps a channel, and what is tied to it
             empty = [v for v in self._start if not staying[roots[self._channels(v)]].any()]
             if not empty:
@@ -234,6 +234,6 @@ class ChannelFlow:
 
 def heard(node: Node) -> np.ndarray:
     """Where the weights of a layer are not zero: (O, C), or (O,) if it is depthwise."""
-    weight = kernels.to_host(node.inputs[1].tensor.data)
+    weight = host_array(node.inputs[1])
     per_channel = weight.reshape(*weight.shape[:2], -1).any(axis=2) if weight.ndim > 2 else weight != 0
     return per_channel[:, 0] if is_depthwise(node) else per_channel

@@ -21,7 +21,7 @@ from minicnn.functions.moving import Pad
 from minicnn.functions.shape import Reshape
 from minicnn.grad_mode import no_grad
 from minicnn.graph.channel_flow import CONVOLUTIONS, ChannelFlow, has_channels, is_depthwise, mixes, sources
-from minicnn.graph.constants import constant, fold_constants
+from minicnn.graph.constants import constant, fold_constants, host_array
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.tensor import Tensor
 
@@ -66,7 +66,7 @@ def _shrink_weights(node: Node, shrunk: Node, flow: ChannelFlow) -> list[Node]:
     if inputs.all() and outputs.all():
         return [shrunk]
     taken_over = np.where(inputs, 0, np.nan_to_num(flow.constants(x)))
-    addition = None if bias is None else kernels.to_host(bias.tensor.data)
+    addition = None if bias is None else host_array(bias)
     image = None
     if taken_over.any():
         shape = [-1 if i == 1 else 1 for i in range(len(x.shape))]
@@ -81,7 +81,7 @@ def _shrink_weights(node: Node, shrunk: Node, flow: ChannelFlow) -> list[Node]:
             image, addition = sums[:, outputs], None
 
     name = node.layer or node.name
-    small = kernels.to_host(weight.tensor.data)[outputs][:, inputs]
+    small = host_array(weight)[outputs][:, inputs]
     per_output = (
         _sliced(v, outputs) if isinstance(v, Value) and v.shape == (len(outputs),) else v for v in rest
     )
@@ -125,8 +125,7 @@ def _shrink_options(node: Node, shrunk: Node, flow: ChannelFlow) -> Node:
 
 def _sliced(value: Value, kept: np.ndarray) -> Value:
     """A constant with one entry per channel, for the channels that are kept; any other as it is."""
-    assert value.tensor is not None
-    array = kernels.to_host(value.tensor.data)
+    array = host_array(value)
     axis = 0 if array.ndim == 1 or (array.ndim == 4 and array.shape[0] == len(kept)) else 1
     if array.ndim <= axis or array.shape[axis] != len(kept):
         return value

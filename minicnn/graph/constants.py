@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+import minicnn_kernels as kernels
 from minicnn.grad_mode import no_grad
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.tensor import Tensor
@@ -17,6 +20,12 @@ from minicnn.tensor import Tensor
 def constant(name: str, tensor: Tensor) -> Value:
     """A Value that holds `tensor`."""
     return Value(name, "constant", tensor.shape, tensor.dtype, tensor)
+
+
+def host_array(value: Value) -> np.ndarray:
+    """What a constant holds."""
+    assert value.tensor is not None, f"{value} is no constant"
+    return kernels.to_host(value.tensor.data)
 
 
 def fold_constants(graph: Graph) -> Graph:
