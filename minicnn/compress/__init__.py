@@ -6,7 +6,9 @@ model gets. Raw weights are kept, optimizers and `minicnn.compile` do not notice
 
 from __future__ import annotations
 
+from minicnn.compress.bias_correction import correct_bias
 from minicnn.compress.distill import CachedTeacher, Distillation
+from minicnn.compress.equalize import equalize
 from minicnn.compress.factors import FactorReport, FactorRow
 from minicnn.compress.fake_quantize import FakeQuantize
 from minicnn.compress.features import AttentionTransfer, Hints
@@ -14,6 +16,8 @@ from minicnn.compress.fold import fold_batch_norm
 from minicnn.compress.lottery import Lottery, Rewind, Ticket, lottery_ticket
 from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
+from minicnn.compress.mixed_bits import MixedBits, mixed_bits
+from minicnn.compress.observers import OBSERVERS, Observer
 from minicnn.compress.proximal import Proximal
 from minicnn.compress.prune import attach_masks, layers_of, prune, prune_below
 from minicnn.compress.quantize import freeze_quantizers, quantize, remove_quantizers
@@ -36,6 +40,7 @@ from minicnn.compress.transfer import (
 from minicnn.compress.tucker import Tucker2
 
 __all__ = [
+    "OBSERVERS",
     "AttentionTransfer",
     "CachedTeacher",
     "Codebook",
@@ -50,6 +55,8 @@ __all__ = [
     "LowRankResidual",
     "Mask",
     "MatchReport",
+    "MixedBits",
+    "Observer",
     "PolynomialPruning",
     "Proximal",
     "Rewind",
@@ -59,6 +66,8 @@ __all__ = [
     "Tucker2",
     "attach_masks",
     "cached_features",
+    "correct_bias",
+    "equalize",
     "fold_batch_norm",
     "freeze",
     "freeze_quantizers",
@@ -69,6 +78,7 @@ __all__ = [
     "low_rank",
     "low_rank_residual",
     "masks",
+    "mixed_bits",
     "prune",
     "prune_below",
     "quantize",
