@@ -167,10 +167,11 @@ class ChannelFlow:
         if not mixes(node) and sources(node) is None:
             return
         x = node.inputs[0]
-        silent = np.zeros(node.output.shape[1], bool)  # results that no unknown channel reaches
+        silent: Any = np.zeros(node.output.shape[1], bool)  # results that no unknown channel reaches
         if node.op in MIXING:
             unknown, weight = np.isnan(self.constants(x)), heard(node)
-            silent = ~(unknown & weight) if is_depthwise(node) else ~weight[:, unknown].any(axis=1)
+            reached = unknown & weight if is_depthwise(node) else weight[:, unknown].any(axis=1)
+            silent = np.logical_not(reached)
         probes = []
         for value in node.values:
             if value.kind != "constant":
@@ -222,13 +223,13 @@ class ChannelFlow:
 
     def _decide(self) -> np.ndarray:
         roots = np.array([self._root(channel) for channel in range(len(self._class))], int)
-        stays = self._fixed | (self._needed & np.isnan(self._constant))
+        stays: Any = self._fixed | (self._needed & np.isnan(self._constant))
         staying = np.zeros(len(roots), bool)
         staying[roots[stays]] = True
         while True:  # every value keeps a channel, and what is tied to it
             empty = [v for v in self._start if not staying[roots[self._channels(v)]].any()]
             if not empty:
-                return ~staying[roots]
+                return np.logical_not(staying[roots])
             staying[roots[self._start[empty[0]]]] = True
 
 

@@ -3,7 +3,7 @@
 A channel says nothing if it is constant, whatever the input (its filter was pruned), or if nobody listens
 (all weights that read it are 0). A constant is not simply dropped: what it contributed to later layers
 becomes part of their bias, or, where zero padding makes that differ between border and centre, an image of
-constants that is added. So results stay the same but for rounding, and quantized layers keep theirs to the bit.
+constants that is added. So results stay the same but for rounding, those of quantized layers to the bit.
 """
 
 from __future__ import annotations
