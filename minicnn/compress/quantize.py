@@ -126,7 +126,7 @@ def freeze_quantizers(model: Any) -> Any:
     After quantization-aware training: the last step moved the weights once more after their range was taken.
     """
     with minicnn.no_grad():
-        for one in attached(model, "quantize"):
+        for one in list(attached(model, "quantize")):
             quantizer = one.transform
             if not isinstance(quantizer, FakeQuantize):
                 continue
