@@ -62,6 +62,7 @@ TAKEN_FROM_NUMPY = {
     "soft_threshold_", "softplus_backward", "softplus_forward", "sort", "takes_each_once", "topk", "tril",
     "triu", "where",
     "count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums",  # selection
+    "channel_gram", "choose_channels", "fit_channels", "lasso", "windows_at",  # lasso
 }
 # fmt: on
 

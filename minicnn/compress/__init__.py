@@ -13,6 +13,7 @@ from minicnn.compress.factors import FactorReport, FactorRow
 from minicnn.compress.fake_quantize import FakeQuantize
 from minicnn.compress.features import AttentionTransfer, Hints
 from minicnn.compress.fold import fold_batch_norm
+from minicnn.compress.lasso import lasso_reconstruction
 from minicnn.compress.lottery import Lottery, Rewind, Ticket, lottery_ticket
 from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
@@ -72,6 +73,7 @@ __all__ = [
     "freeze",
     "freeze_quantizers",
     "iterative_pruning",
+    "lasso_reconstruction",
     "layers_of",
     "load_matching",
     "lottery_ticket",
