@@ -224,7 +224,7 @@ class ChannelFlow:
     def _decide(self) -> np.ndarray:
         roots = np.array([self._root(channel) for channel in range(len(self._class))], int)
         stays: Any = self._fixed | (self._needed & np.isnan(self._constant))
-        staying = np.zeros(len(roots), bool)
+        staying: np.ndarray = np.zeros(len(roots), bool)
         staying[roots[stays]] = True
         while True:  # every value keeps a channel, and what is tied to it
             empty = [v for v in self._start if not staying[roots[self._channels(v)]].any()]
