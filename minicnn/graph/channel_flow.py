@@ -236,5 +236,5 @@ class ChannelFlow:
 def heard(node: Node) -> np.ndarray:
     """Where the weights of a layer are not zero: (O, C), or (O,) if it is depthwise."""
     weight = host_array(node.inputs[1])
-    per_channel = weight.reshape(*weight.shape[:2], -1).any(axis=2) if weight.ndim > 2 else weight != 0
-    return per_channel[:, 0] if is_depthwise(node) else per_channel
+    per_channel = (weight.reshape(*weight.shape[:2], -1) != 0).any(axis=2)
+    return np.asarray(per_channel[:, 0] if is_depthwise(node) else per_channel)
