@@ -118,6 +118,9 @@ def run_recipe(
         "recipe": configuration,
         "minicnn": minicnn.__version__,
     }
+    if images.watched is not images.test:
+        held_out = measure(model, DataLoader(images.watched, 250), class_names=images.facts["class_names"])
+        report["held_out"] = held_out
     save_trained(model, folder / "model.npz", configuration)
     write_reports(folder, report, recipe.report)
     return report

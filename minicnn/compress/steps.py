@@ -11,8 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from minicnn import data
+from minicnn.compress.bias_correction import correct_bias
+from minicnn.compress.equalize import equalize
 from minicnn.compress.low_rank import low_rank
 from minicnn.compress.prune import prune
+from minicnn.compress.quantize import freeze_quantizers, quantize
 from minicnn.compress.recipe import LowRank, Prune, Quantize, Recipe, Share, Step
 from minicnn.compress.schedule import PolynomialPruning
 from minicnn.compress.share import share
@@ -68,8 +71,6 @@ class Compressor:
         return options
 
     def _quantize(self, step: Quantize) -> None:
-        from minicnn.compress import equalize, quantize
-
         batches = self.batches(step.calibration)
         if step.equalize:
             equalize(self.model, next(iter(batches))[0])

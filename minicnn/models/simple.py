@@ -10,8 +10,9 @@ class SimpleCNN(nn.Sequential):
     """Two convolutions and two dense layers, for images (N, in_channels, image_size, image_size).
 
     [conv 3x3 32, pool] [conv 3x3 64, pool] [fc 128] [fc num_classes], with ReLU after all but the last.
-    batch_norm: normalize after each convolution. dropout: before the last layer.
-    421,642 parameters for 1x28x28 and ten classes; 545,098 for 3x32x32.
+    batch_norm: normalize after each convolution. dropout: before the last layer. width: factor of the numbers
+    of channels and units. 421,642 parameters for 1x28x28 and ten classes, 105,866 of half the width; 545,098
+    for 3x32x32.
     """
 
     def __init__(
@@ -22,11 +23,15 @@ class SimpleCNN(nn.Sequential):
         dropout: float = 0.0,
         *,
         batch_norm: bool = False,
+        width: float = 1.0,
     ) -> None:
-        height, width = image_sides(self, image_size, minimum=4)
+        if not width > 0:
+            raise ValueError(f"{type(self).__name__}: expected width > 0, got {width!r}")
+        rows, columns = image_sides(self, image_size, minimum=4)
+        first, second, units = (max(round(width * size), 1) for size in (32, 64, 128))
         layers: dict[str, nn.Module] = {}
         channels = in_channels
-        for i, filters in enumerate((32, 64), 1):
+        for i, filters in enumerate((first, second), 1):
             layers[f"conv{i}"] = nn.Conv2d(channels, filters, 3, padding=1)
             if batch_norm:
                 layers[f"bn{i}"] = nn.BatchNorm2d(filters)
@@ -35,10 +40,10 @@ class SimpleCNN(nn.Sequential):
             channels = filters
         layers |= {
             "flatten": nn.Flatten(),
-            "fc1": nn.Linear(64 * (height // 4) * (width // 4), 128),
+            "fc1": nn.Linear(channels * (rows // 4) * (columns // 4), units),
             "relu3": nn.ReLU(),
             "dropout": nn.Dropout(dropout),
-            "fc2": nn.Linear(128, num_classes),
+            "fc2": nn.Linear(units, num_classes),
         }
         super().__init__(layers)
 

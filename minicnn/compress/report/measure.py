@@ -112,12 +112,10 @@ def _weight(layer: Module, macs: int) -> dict[str, Any]:
     dense = Storage("dense" if bits == _FLOAT else f"dense {codes}-bit", ceil(size * codes / 8))
     ways = [dense, *_sparse(value, bits)]
     parameters, macs_nonzero = size, round(macs * nonzeros / size)
-    if factors:
-        parameters = sum(prod(shape) for shape in factors)
-        whole = find(layer, "weight", "mask") is None and book is None and bits == _FLOAT
-        if whole:  # else the product, not the factors, is what has zeros or few bits
-            ways.append(Storage("factors", 4 * parameters))
-            nonzeros, macs_nonzero = parameters, round(macs / size * parameters)
+    if factors and nonzeros == size and bits == _FLOAT:  # else the product is kept, and not its factors
+        parameters = nonzeros = sum(prod(shape) for shape in factors)
+        macs_nonzero = round(macs / size * parameters)
+        ways.append(Storage("factors", 4 * parameters))
     best = min(ways, key=lambda way: way.nbytes)
     return {
         "shape": list(value.shape),

@@ -1,0 +1,15 @@
+"""What compression costs in accuracy: experiments that compare with published results, one command each.
+
+    python -m bench.experiments fashion                   every compression of W2 on Fashion-MNIST, 3 seeds
+    python -m bench.experiments lenet --data DIR          LeNet-300-100 and LeNet-5 pruned 12 times and more
+    python -m bench.experiments lottery --data DIR        lottery tickets in LeNet-300-100
+    python -m bench.experiments hinton --data DIR         a student with and without its teacher
+    python -m bench.experiments fashion --quick           the same on a few images: does it run?
+
+DIR is a folder of MNIST's idx files. Every row that is finished stands in the record (JSON, with a Markdown
+table beside it) in `bench/results/compression/` and is not run again, so an experiment may be broken off at
+any moment and gone on with by the same command. The models lie in `runs/experiments/`.
+
+Options were chosen on held-out training images, never on test images: `--held-out 0.1` trains without a tenth
+of the training images and tests on that tenth.
+"""

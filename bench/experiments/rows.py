@@ -1,0 +1,127 @@
+"""Experiments whose rows are recipes: each is run, or begun from the model of another row, and recorded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.experiments.record import Record, across
+from bench.record import markdown
+from minicnn.compress.recipe import Distill, Recipe
+from minicnn.compress.run import run_recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. base: the row whose model it begins with. teacher: the row it learns from."""
+
+    name: str
+    recipe: Recipe
+    base: str | None = None
+    teacher: str | None = None
+    goal: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line. epochs, rows: None for the experiment's own, and for all."""
+
+    seeds: int
+    work: Path
+    data: str | None = None
+    epochs: int | None = None
+    rows: tuple[str, ...] | None = None
+    held_out: float = 0.0
+    quick: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers of a record depend on."""
+        return {"epochs": self.epochs, "held_out": self.held_out, "quick": self.quick}
+
+
+def run_rows(rows: list[Row], record: Record, options: Options) -> None:
+    """Run what is missing in the record, seed by seed."""
+    known = {row.name: row for row in rows}
+    chosen = [row for row in rows if options.rows is None or row.name in options.rows]
+    for seed in range(options.seeds):
+        for row in chosen:
+            if record.get(row.name, seed) is None:
+                _run(row, seed, known, record, options)
+
+
+def _run(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> None:
+    recipe = replace(row.recipe, seed=seed, name=row.name, validation_fraction=options.held_out)
+    if options.quick:
+        recipe = replace(recipe, limit=400)
+    if row.teacher:
+        teacher = str(_model(known[row.teacher], seed, known, record, options))
+        steps = [
+            replace(step, teacher=teacher) if isinstance(step, Distill) else step for step in recipe.steps
+        ]
+        recipe = replace(recipe, steps=tuple(steps))
+    base = _model(known[row.base], seed, known, record, options) if row.base else None
+    print(f"seed {seed}: {row.name}", flush=True)
+    began = time.perf_counter()
+    report = run_recipe(recipe, _folder(row, seed, options), checkpoint=base, resume=True, progress=False)
+    tested = report["held_out"] if options.held_out else report["after"]
+    numbers = {key: tested[key] for key in ("accuracy", "loss", "images")}
+    numbers |= {"total": report["after"]["total"], "seconds": round(time.perf_counter() - began, 1)}
+    print(f"        {numbers['accuracy']:.2%}, {numbers['seconds']:.0f} s", flush=True)
+    if record.get(row.name, seed) is None:
+        record.add(row.name, seed, numbers)
+
+
+def _model(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> Path:
+    """The model file of a row, which is run (again, if its file is gone)."""
+    path = _folder(row, seed, options) / "model.npz"
+    if not path.exists():
+        _run(row, seed, known, record, options)
+    return path
+
+
+def _folder(row: Row, seed: int, options: Options) -> Path:
+    return options.work / row.name.replace(" ", "-").replace("%", "") / f"seed-{seed}"
+
+
+def table(rows: list[Row], record: Record) -> str:
+    """Accuracy (mean and standard deviation over seeds), what it lost to its base, and the size."""
+    lines = []
+    for row in rows:
+        seeds = record.rows.get(row.name)
+        if not seeds:
+            continue
+        mean, deviation = across(seeds, lambda numbers: 100 * numbers["accuracy"])
+        other = row.base or row.teacher
+        gap = ""
+        if other and record.rows.get(other):
+            reference, _ = across(record.rows[other], lambda numbers: 100 * numbers["accuracy"])
+            gap = f"{mean - reference:+.2f}"
+        dense = next(iter(record.rows.values()))
+        whole, _ = across(dense, lambda numbers: numbers["total"]["bytes"])
+        size, _ = across(seeds, lambda numbers: numbers["total"]["bytes"])
+        left, _ = across(seeds, lambda numbers: numbers["total"]["nonzeros"])
+        macs, _ = across(seeds, lambda numbers: numbers["total"]["macs_nonzero"])
+        seconds, _ = across(seeds, lambda numbers: numbers["seconds"])
+        lines.append(
+            [row.name, str(len(seeds)), f"{mean:.2f} ± {deviation:.2f}", gap, row.goal, f"{left:,.0f}",
+             f"{macs / 1e6:.2f}", f"{size:,.0f}", f"{whole / size:.1f}", f"{seconds:.0f}"]
+        )  # fmt: skip
+    header = [
+        "",
+        "seeds",
+        "accuracy, %",
+        "points",
+        "goal",
+        "not zero",
+        "MMACs",
+        "bytes",
+        "smaller",
+        "seconds",
+    ]
+    return markdown(header, lines) + (
+        "\n\nPoints: against the model that the row began with, or learned from. MMACs: million "
+        "multiply-accumulates per image that do not multiply by a zero weight. Bytes are computed, not of a "
+        "file: the cheapest plain coding of each layer, tables included."
+    )
