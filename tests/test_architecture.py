@@ -39,9 +39,10 @@ LAYERS = (
 )
 NUMBA_HOMES = ("minicnn_kernels.cpu", "minicnn_kernels.cuda", "minicnn_kernels.ladder")
 DEPENDENCIES = {"numpy", "numba", "llvmlite", "scipy"}
-OPTIONAL = {"matplotlib", "tqdm", "PIL"}
+OPTIONAL = {"matplotlib", "tqdm", "PIL", "joblib"}
 IMPORTED_WHERE_USED = OPTIONAL | {"numba", "llvmlite", "scipy"}
-UNSAFE_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+UNSAFE_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"}
+UNSAFE_FUNCTIONS = {"joblib.load", "joblib.dump", "joblib.Memory"}  # they write and read pickles
 UNSAFE_CALLS = {"eval", "exec"}
 
 # What may be asked of an array without computing with it.
@@ -149,9 +150,11 @@ def slow_imports_wait_until_used(module: Module) -> Iterator[str]:
 
 def nothing_unsafe(module: Module) -> Iterator[str]:
     for name, node in module.imports():
-        if name.split(".")[0] in UNSAFE_MODULES:
+        if name.split(".")[0] in UNSAFE_MODULES or name in UNSAFE_FUNCTIONS:
             yield f"line {node.lineno}: {name} runs code that a file brings along"
     for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in UNSAFE_FUNCTIONS:
+            yield f"line {node.lineno}: {ast.unparse(node)} runs code that a file brings along"
         if not isinstance(node, ast.Call):
             continue
         if isinstance(node.func, ast.Name) and node.func.id in UNSAFE_CALLS:
@@ -243,6 +246,8 @@ def test_every_module_keeps(rule, modules):
         (slow_imports_wait_until_used, "minicnn_kernels.reference.x", "class A:\n    import scipy.special"),
         (nothing_unsafe, "minicnn.training.checkpoint", "import pickle"),
         (nothing_unsafe, "minicnn.training.checkpoint", "np.load(path, allow_pickle=True)"),
+        (nothing_unsafe, "minicnn.compress.search", "def f():\n    from joblib import load"),
+        (nothing_unsafe, "minicnn.compress.search", "joblib.load(path)"),
         (nothing_unsafe, "minicnn.cli.parser", "eval(text)"),
         (nothing_unsafe, "minicnn_kernels.cpu.conv", "def f(text):\n    exec(text)"),
         (no_arithmetic_on_data, "minicnn.optim.sgd", "p.data - 0.1 * p.grad.data"),

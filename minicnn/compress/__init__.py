@@ -24,6 +24,7 @@ from minicnn.compress.prune import attach_masks, layers_of, prune, prune_below
 from minicnn.compress.quantize import freeze_quantizers, quantize, remove_quantizers
 from minicnn.compress.residual import LowRankResidual
 from minicnn.compress.schedule import PolynomialPruning, iterative_pruning
+from minicnn.compress.search import Range, search
 from minicnn.compress.select import select_layers
 from minicnn.compress.sensitivity import Sensitivity, sensitivity
 from minicnn.compress.share import Codebook, share
@@ -38,6 +39,7 @@ from minicnn.compress.transfer import (
     replace_head,
     unfreeze,
 )
+from minicnn.compress.trials import Table, Trial
 from minicnn.compress.tucker import Tucker2
 
 __all__ = [
@@ -60,10 +62,13 @@ __all__ = [
     "Observer",
     "PolynomialPruning",
     "Proximal",
+    "Range",
     "Rewind",
     "Sensitivity",
     "Surgery",
+    "Table",
     "Ticket",
+    "Trial",
     "Tucker2",
     "attach_masks",
     "cached_features",
@@ -87,6 +92,7 @@ __all__ = [
     "remove_masks",
     "remove_quantizers",
     "replace_head",
+    "search",
     "select_layers",
     "sensitivity",
     "set_mask",
