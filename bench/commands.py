@@ -62,7 +62,7 @@ def _forward(options: Options) -> list[dict[str, Any]]:
 def _ops(options: Options) -> list[dict[str, Any]]:
     from bench import ops  # loads the kernels
 
-    return ops.measure(threads=options.threads, quick=options.quick, **options.pace(8, 3, 0.03))
+    return ops.measure(threads=options.threads, quick=options.quick, **options.pace(5, 3, 0.03))
 
 
 def _ops_table(results: list[dict[str, Any]]) -> str:

@@ -120,17 +120,17 @@ def measure(
     *, threads: Sequence[int], rounds: int, burst_seconds: float, quick: bool
 ) -> list[dict[str, Any]]:
     """One entry per number of threads and case, with its group."""
+    group_of = {case.name: group for group, cases in groups(quick=quick).items() for case in cases}
     results = []
     for count in threads:
-        for group, cases in groups(quick=quick).items():
-            found = compare(
-                {name: Worker("bench.ops:make", name=name, threads=count) for name in _engines(group)},
-                [case.name for case in cases],
-                f"{group}, {count} threads",
-                rounds=rounds,
-                burst_seconds=burst_seconds,
-            )
-            results += [{"group": group, "threads": count, **entry} for entry in found]
+        found = compare(
+            {name: Worker("bench.ops:make", name=name, threads=count) for name in ENGINES},
+            {mode: _engines(group) for mode, group in group_of.items()},
+            f"{count} threads",
+            rounds=rounds,
+            burst_seconds=burst_seconds,
+        )
+        results += [{"group": group_of[entry["mode"]], "threads": count, **entry} for entry in found]
     return results
 
 

@@ -44,20 +44,25 @@ def measure(
 
 def compare(
     workers: Mapping[str, Worker],
-    modes: Sequence[str],
+    modes: Sequence[str] | Mapping[str, Sequence[str]],
     what: str,
     *,
     rounds: int,
     burst_seconds: float,
 ) -> list[dict[str, Any]]:
-    """One entry per mode; the processes end with it. Engines that cannot do a mode are missing from it."""
+    """One entry per mode; the processes end with it. Engines that cannot do a mode are missing from it.
+
+    modes: if not every engine is asked for every mode, a table of mode to engines.
+    """
     results: list[dict[str, Any]] = []
     with ExitStack() as stack:
         ready, missing = start(stack, workers)
         for mode in modes:
             print(f"{what}: {mode} ...", file=sys.stderr, flush=True)
-            errors, unable = ask_all(ready, methodcaller("prepare", mode))
-            able = {name: ready[name] for name in errors}
+            asked = modes[mode] if isinstance(modes, Mapping) else workers
+            there = {name: worker for name, worker in ready.items() if name in asked}
+            errors, unable = ask_all(there, methodcaller("prepare", mode))
+            able = {name: there[name] for name in errors}
             watches = {name: worker.stopwatch(mode) for name, worker in able.items()}
             bursts = alternate(watches, rounds=rounds, burst_seconds=burst_seconds)
             entry = {"mode": mode, "missing": missing | unable, "engines": summarise(bursts)}
