@@ -8,6 +8,7 @@ fast; `tests/test_functions.py` holds each of its kernels against the one here.
 from minicnn_kernels.reference.activation import *
 from minicnn_kernels.reference.block import *
 from minicnn_kernels.reference.clustering import *
+from minicnn_kernels.reference.coding import *
 from minicnn_kernels.reference.conv import *
 from minicnn_kernels.reference.elementwise import *
 from minicnn_kernels.reference.factorization import *
