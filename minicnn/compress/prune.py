@@ -68,7 +68,7 @@ def prune(
         }
     else:
         choose = _each if scope == "layer" else _together
-        keeps = _keeps(chosen, choose(ranked, rates, unit, chosen), unit)
+        keeps = _keeps(chosen, choose(ranked, rates, unit), unit)
     return _set_masks(model, chosen, keeps, hard)
 
 
@@ -206,16 +206,12 @@ def _ranked(
     return scores
 
 
-def _each(
-    scores: dict[str, Any], rates: dict[str, float], unit: str, chosen: dict[str, Module]
-) -> dict[str, Any]:
+def _each(scores: dict[str, Any], rates: dict[str, float], unit: str) -> dict[str, Any]:
     """Per layer the flags (units,) of the round(rate * units) lowest."""
     return {name: _lowest(s, rates[name], f"layer {name!r}", unit) for name, s in scores.items()}
 
 
-def _together(
-    scores: dict[str, Any], rates: dict[str, float], unit: str, chosen: dict[str, Module]
-) -> dict[str, Any]:
+def _together(scores: dict[str, Any], rates: dict[str, float], unit: str) -> dict[str, Any]:
     """The same, ranked in one row."""
     row = list(scores.values())
     k = kernels.of(*row)

@@ -36,9 +36,9 @@ def channel_gram(x, weight, y):
 def lasso(gram, target, penalty, start, tolerance):
     """The b that minimizes b^T gram b / 2 - target^T b + penalty sum abs(b), found from `start`; all (C,).
 
-    Coordinate descent: b_j = soft(target_j - sum_i!=j gram_ji b_i, penalty) / gram_jj in turn, until none moves
-    by more than `tolerance` times the largest; between two rounds over all only those that are not 0 take part
-    (Friedman et al. 2010, sections 2.1 and 2.6). What has an empty column stays 0.
+    Coordinate descent: in turn b_j = soft(target_j - sum_i!=j gram_ji b_i, penalty) / gram_jj, until none
+    moves by more than `tolerance` times the largest; between two rounds over all only those that are not 0
+    take part (Friedman et al. 2010, sections 2.1 and 2.6). What has an empty column stays 0.
     """
     b, diagonal = start.copy(), gram.diagonal()
     residual = target - gram @ b
