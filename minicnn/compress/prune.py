@@ -169,9 +169,10 @@ def _n_of_m_layers(model: Module, layers: Layers, m: int) -> dict[str, Module]:
         for name, layer in chosen.items()
         if raw(layer, "weight").shape[1] % m == 0 and not isinstance(layer, TRANSPOSED)
     }
-    for name in chosen.keys() - fitting.keys() if layers is not None or not fitting else ():
+    other = next((name for name in chosen if name not in fitting), None)
+    if other is not None and (layers is not None or not fitting):
         raise ValueError(
-            f"prune: layer {name!r} has a weight of shape {raw(chosen[name], 'weight').shape}; "
+            f"prune: layer {other!r} has a weight of shape {raw(chosen[other], 'weight').shape}; "
             f"n:{m} needs input channels (dimension 1) that divide by {m}"
         )
     return fitting
