@@ -119,7 +119,7 @@ def test_globally_the_model_loses_its_share_where_it_weighs_least():
     gone = np.concatenate([before[name][zeros[name]] for name in before])
     left = np.concatenate([before[name][~zeros[name]] for name in before])
     assert gone.max() <= left.min()
-    assert zeros["fc"].mean() > 0.8
+    assert zeros["fc"].mean() > 0.6 > 2 * zeros["conv1"].mean()
 
 
 def test_rates_by_layer_and_pattern():
