@@ -34,6 +34,7 @@ LAYERS = (
     ("minicnn",),  # the public names
     ("minicnn.training",),
     ("minicnn.compress",),
+    ("minicnn.deploy",),
     ("minicnn.cli",),
     ("minicnn.__main__",),
 )

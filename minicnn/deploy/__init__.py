@@ -1,0 +1,1 @@
+"""Deployment: from a trained model to one file that is really smaller."""
