@@ -7,7 +7,16 @@ from test_training import loader, network, stripes, trained
 
 import minicnn
 from minicnn import nn, optim
-from minicnn.compress import AttentionTransfer, CachedTeacher, Distillation, Hints
+from minicnn.compress import (
+    AttentionTransfer,
+    CachedTeacher,
+    Distillation,
+    Hints,
+    freeze_quantizers,
+    prune,
+    quantize,
+    sparsity,
+)
 from minicnn.training import evaluate
 
 K = 3
@@ -259,6 +268,69 @@ def test_a_resumed_distillation_goes_on_with_its_regressors(tmp_path):
     minicnn.manual_seed(4)
     distilled(resumed, teacher, resume=True, **options)
     assert_same_weights(whole, resumed)
+
+
+def test_knowledge_goes_from_a_large_network_to_a_small_one():
+    """Article 002, "knowledge distillation": its listing copies weights and trains again, without a teacher.
+
+    Knowledge is what the teacher answers, so the student may be smaller: here by a factor of five.
+    """
+
+    def mlp(hidden, seed):
+        minicnn.manual_seed(seed)
+        return nn.Sequential(nn.Linear(32, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(10, 32))
+    labels = rng.integers(0, 10, 400)
+    x = (centers[labels] + rng.normal(scale=0.8, size=(400, 32))).astype(np.float32)
+    batches = [(minicnn.tensor(x[i::10]), minicnn.tensor(labels[i::10])) for i in range(10)]
+    teacher, student = mlp(64, 0), mlp(12, 1)
+    trained(teacher, batches, optimizer=optim.Adam(teacher.parameters(), lr=0.01), epochs=10)
+    before = [p.detach().numpy().copy() for p in teacher.parameters()]
+    loss = Distillation(teacher, temperature=2.0, alpha=0.7)
+    trained(student, batches, optimizer=optim.Adam(student.parameters(), lr=0.01), loss=loss, epochs=25)
+    assert evaluate(student, batches).accuracy > 0.95
+    for p, value in zip(teacher.parameters(), before, strict=True):
+        np.testing.assert_array_equal(p.detach().numpy(), value)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_pruned_quantized_model_learns_from_its_dense_self(compile):
+    """Masks, then lattices, then a teacher, with batch norm folded: all on one model."""
+
+    def normalized(seed):
+        minicnn.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64, 2),
+        )
+
+    teacher, model = normalized(0), normalized(0)
+    trained(teacher, epochs=3)
+    model.load_state_dict(teacher.state_dict())
+    prune(model, 0.5)
+    quantize(model, loader(), bits=4)
+    assert type(model[1]) is nn.Identity
+    masked = {i: model[i].weight_transforms.mask.keep.numpy().copy() for i in (0, 5)}
+    loss = Distillation(teacher, 2.0, 0.9)
+    optimizer = optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3)
+    history = trained(
+        model, optimizer=optimizer, loss=loss, validation=loader(stripes(seed=1)), compile=compile
+    )
+    assert history["loss"][-1] < history["loss"][0]
+    assert history[-1]["validation_accuracy"] > 0.9
+    freeze_quantizers(model)
+    model.eval()
+    assert sparsity(model) == pytest.approx(0.5)
+    for i, keep in masked.items():
+        weight = model[i].weight.detach().numpy()
+        assert not weight[~keep].any()
+        assert max(len(np.unique(row)) for row in weight.reshape(len(weight), -1)) <= 15
 
 
 def test_a_checkpoint_of_other_regressors_is_refused(tmp_path):

@@ -61,6 +61,8 @@ TAKEN_FROM_NUMPY = {
     "random_permutation", "random_uniform", "remainder", "roll", "rsqrt", "scale_", "setitem",
     "soft_threshold_", "softplus_backward", "softplus_forward", "sort", "takes_each_once", "topk", "tril",
     "triu", "where",
+    "kmeans", "low_rank_factors", "nearest_centroid", "rank_of_energy", "tucker2_factors",
+    "huffman_encode", "huffman_lengths", "pack_bits", "unpack_bits",
     "count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums",  # selection
     "channel_gram", "choose_channels", "fit_channels", "lasso", "windows_at",  # lasso
 }
