@@ -45,13 +45,20 @@ def detect_anomaly() -> Iterator[None]:
         _anomaly.enabled = previous
 
 
+def is_anomaly_detected() -> bool:
+    """Whether this thread is inside of `detect_anomaly`."""
+    return _anomaly.enabled
+
+
 class Function:
     """One differentiable operation. Subclasses give `forward` and `backward`; callers use `apply`.
 
     forward(self, *inputs, **options) gets arrays (and None or numbers where `apply` got those) and returns
     an array, or a tuple whose first entry is the differentiable result and whose others are not.
     backward(self, grad) gets the gradient of the result and returns one array or None per positional input.
-    It may return `grad` itself or views of it, and must not write into it.
+    It may return `grad` itself or views of it, and must not write into it. With `adds_input_gradient` its
+    first gradient is that plus `earlier`, unless this is None: what another op gave for the same input, an
+    array that it may overwrite and return.
 
     Save on `self` only what backward needs. An input or result saved as an attribute is watched: if it is
     changed in place before backward, backward refuses.
@@ -59,10 +66,12 @@ class Function:
 
     is_view: ClassVar[bool] = False  # the result may share memory with the first input
     changes: ClassVar[tuple[int, ...]] = ()  # positions of inputs that forward writes in place
+    adds_input_gradient: ClassVar[bool] = False  # backward adds the first gradient to `earlier`
 
     needs_input_grad: tuple[bool, ...] = ()
     parents: tuple[Function | Tensor | None, ...] = ()
     hooks: list[Callable]
+    earlier: Any = None
     released: bool = False
 
     @property
@@ -73,6 +82,14 @@ class Function:
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The result for these arrays."""
         raise TypeError(f"{self.name} defines no forward")
+
+    @classmethod
+    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+        """This op for evaluation, made ready for inputs of x_shape: a layer of `backend.Chain`, or None.
+
+        weights: the arrays (and None or numbers) that follow x in `forward`.
+        """
+        return None
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         """The gradient for each positional input."""
@@ -172,6 +189,8 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool = False) 
                 replaced = hook(Tensor(grad))
                 if replaced is not None:
                     grad, shared = replaced.data, True  # the hook's owner may keep it
+            if node.adds_input_gradient:
+                node.earlier = _take_unshared(pending, parents[0])
             outputs = node.backward(grad)
             if _anomaly.enabled:
                 for output in outputs:
@@ -199,6 +218,17 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool = False) 
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
                     ready.append(parent)
+
+
+def _take_unshared(pending: dict[Function, tuple[Any, bool]], parent: Any) -> Any:
+    """Out of `pending`: the gradient that waits for this parent, if nobody else can see the array."""
+    if not isinstance(parent, Function) or parent not in pending:
+        return None
+    grad, shared = pending[parent]
+    if shared or not grad.flags.writeable:
+        return None
+    del pending[parent]
+    return grad
 
 
 def _initial_gradient(root: Tensor, gradient: Any) -> Any:

@@ -127,6 +127,18 @@ def test_one_and_two_threads_give_the_same_bits(algorithm, case):
         np.testing.assert_array_equal(one, many)
 
 
+@pytest.mark.parametrize("algorithm", TOLERANCE)
+@given(case=layers())
+@settings(max_examples=25, deadline=None)
+def test_the_gradient_is_added_to_what_is_there(algorithm, case):
+    (x, weight, _, grad), options = case
+    kernels.set_algorithm("conv2d", algorithm)
+    alone = cpu.conv2d_backward_input(grad, weight, x.shape, *options)
+    for onto in (x.copy(), x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)):
+        total = cpu.conv2d_backward_input(grad, weight, x.shape, *options, onto)
+        np.testing.assert_array_equal(total, alone + x)
+
+
 # Images, channels, outputs, size: 3x3 layers of small nets for 28x28 and 32x32 images, and of ResNet-20.
 NETS = [
     (16, 32, 64, (14, 14)),

@@ -6,6 +6,7 @@ import gc
 import threading
 import tracemalloc
 import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -80,6 +81,32 @@ def test_the_same_tensor_as_both_operands() -> None:
     y = leaf([2.0, 3.0])
     (y - y).sum().backward()
     assert y.grad.tolist() == [0, 0]
+
+
+class _Doubles(Function):
+    """2 x, whose gradient is added to what another op gave for x."""
+
+    adds_input_gradient = True
+    found: ClassVar[list[bool]] = []
+
+    def forward(self, x):
+        return x * 2
+
+    def backward(self, grad):
+        self.found.append(self.earlier is not None)
+        return (grad * 2 if self.earlier is None else np.add(self.earlier, grad * 2, out=self.earlier),)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_op_adds_its_gradient_to_an_earlier_one_that_nobody_else_sees(shared: bool) -> None:
+    _Doubles.found.clear()
+    x = leaf([1.0, 2.0])
+    y = x * 3
+    z = y + 0 if shared else y * 5  # the gradient of a sum is the very array that came in
+    doubled = _Doubles.apply(y)
+    (doubled + z if shared else doubled * 7 + z).sum().backward()
+    assert x.grad.tolist() == ([9, 9] if shared else [57, 57])
+    assert _Doubles.found == [not shared]
 
 
 def test_a_branch_that_says_nothing_does_not_hold_up_the_others() -> None:

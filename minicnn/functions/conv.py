@@ -34,6 +34,8 @@ _KERNEL = {1: "k", 2: "kh, kw"}
 class Conv2d(Function):
     """x (N, C, H, W), weight (O, C/groups, kh, kw), bias (O,) or None -> (N, O, H', W'); pairs as options."""
 
+    adds_input_gradient = True
+
     def forward(
         self, x: Any, weight: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any, groups: int
     ) -> Any:
@@ -43,11 +45,17 @@ class Conv2d(Function):
         self.x, self.weight = x if needs_weight else None, weight if needs_x else None
         return kernels.of(x).conv2d_forward(x, weight, bias, *self.options)
 
+    @classmethod
+    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+        return backend.conv2d_layer(x_shape, *weights, **options, relu=False, pool=None)
+
     def backward(self, grad: Any) -> tuple[Any, ...]:
         k = kernels.of(grad)
         needs_x, needs_weight, needs_bias = self.needs_input_grad
         return (
-            k.conv2d_backward_input(grad, self.weight, self.x_shape, *self.options) if needs_x else None,
+            k.conv2d_backward_input(grad, self.weight, self.x_shape, *self.options, self.earlier)
+            if needs_x
+            else None,
             k.conv2d_backward_weight(grad, self.x, self.weight_shape, *self.options)
             if needs_weight
             else None,

@@ -20,6 +20,7 @@ from minicnn_kernels.cpu import depthwise, explicit, implicit, strided, winograd
 from minicnn_kernels.cpu.blocks import LANES, WIDE, WIDE_ROWS, pack_weights, padded_columns
 from minicnn_kernels.cpu.calls import Call
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS
+from minicnn_kernels.cpu.elementwise import add
 from minicnn_kernels.cpu.explicit import col2im, im2col
 from minicnn_kernels.cpu.gemm import column_sums
 from minicnn_kernels.cpu.layout import address, channels_last, contiguous
@@ -61,8 +62,13 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
     return y
 
 
-def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, groups):
-    """Gradient by the input: grad (N, O, H', W'), weight (O, C/groups, kh, kw) -> input_shape."""
+def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, groups, onto=None):
+    """Gradient by the input: grad (N, O, H', W'), weight (O, C/groups, kh, kw) -> input_shape.
+
+    onto: an array of input_shape that it is added to, and that may be overwritten by the sum.
+    """
+    if onto is not None:
+        return _add_input_gradient(grad, weight, onto, stride, padding, dilation, groups)
     dx = memory.empty_images(*input_shape)
     if dx.size == 0:
         return dx
@@ -82,6 +88,18 @@ def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, 
     else:
         strided.backward_input(grad, taps, dx, stride, padding, dilation, groups)
     return dx
+
+
+def _add_input_gradient(grad, weight, onto, stride, padding, dilation, groups):
+    taps = taps_first(weight)
+    edge = winograd.tile_edge(grad.shape[1], taps, onto.shape, stride, dilation, groups, False)
+    if not edge or grad.size == 0 or not onto.transpose(0, 2, 3, 1).flags.c_contiguous:
+        return add(conv2d_backward_input(grad, weight, onto.shape, stride, padding, dilation, groups), onto)
+    images, margin = channels_last(grad), (2 - padding[0], 2 - padding[1])
+    nothing = np.zeros(onto.shape[1], np.float32)
+    options = {"transposed": True, "added": True, "edge": edge}
+    winograd.prepare(images.shape, taps, nothing, onto.shape, margin, **options).run(images, onto)
+    return onto
 
 
 def conv2d_backward_weight(grad, x, weight_shape, stride, padding, dilation, groups):

@@ -89,12 +89,12 @@ def _fits(taps, stride, dilation, groups) -> bool:
 
 
 def prepare(
-    x_shape, taps, bias, y_shape, margin, *, transposed=False, relu=False, pool=False, edge=2
+    x_shape, taps, bias, y_shape, margin, *, transposed=False, relu=False, added=False, pool=False, edge=2
 ) -> Call:
     """y = bias + x * taps for images (N, H, W, C), `margin` zeros around them; y (N, O, H', W').
 
     taps (3, 3, C, O), bias (O,); transposed, relu and pool as in `conv.prepare`. edge: the height and width
-    of a tile of outputs, 2 or 4; it must be 2, the pool's window, for a pool.
+    of a tile of outputs, 2 or 4; it must be 2, the pool's window, for a pool. added: to y, without a pool.
     """
     n, height, width, channels = x_shape
     _, outputs, out_height, out_width = y_shape
@@ -121,7 +121,7 @@ def prepare(
     constants = (
         address(weight), weight.shape[1], address(bias), address(_zeros()), size,
         room * LANES, plane, product, (0,) * edge, height, width, channels, out_height, out_width,
-        outputs, *margin, int(relu), pool, down, across, total, tiles, column_blocks, block_columns,
+        outputs, *margin, int(relu), added, pool, down, across, total, tiles, column_blocks, block_columns,
     )  # fmt: skip
     return Call(loops.convolve, constants, THREAD_SLOTS * size, (weight, bias))
 

@@ -14,7 +14,7 @@ from numba import get_thread_id, prange
 from minicnn_kernels.cpu.blocks import LANES, NARROW, WIDE
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.finish import pool_rows
-from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, zero_floats
+from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, load_float, store_float, zero_floats
 from minicnn_kernels.cpu.winograd_products import add_tiles, multiply_tiles
 from minicnn_kernels.cpu.winograd_transforms import (
     grad_2,
@@ -24,7 +24,9 @@ from minicnn_kernels.cpu.winograd_transforms import (
     input_4,
     input_4_at_edges,
     output_2,
+    output_2_added,
     output_4,
+    output_4_added,
     weight_2,
     weight_4,
     weight_grad_2,
@@ -99,9 +101,12 @@ def _transform_inputs(
 def convolve(
     x, y, winners, scratch, weight, weight_plane, bias, zeros, scratch_size, chunk, plane, product,
     tile_rows, height, width, channels, out_height, out_width, outputs,
-    top, left, relu, pool, down, across, total, tiles, column_blocks, block_columns,
+    top, left, relu, added, pool, down, across, total, tiles, column_blocks, block_columns,
 ):  # fmt: skip
-    """A task: `tiles` tiles, numbered through all images, times a block of output channels."""
+    """A task: `tiles` tiles, numbered through all images, times a block of output channels.
+
+    added: the result is added to y.
+    """
     edge = len(tile_rows)
     size = edge + 2
     blocks = (total + tiles - 1) // tiles
@@ -129,14 +134,14 @@ def convolve(
                 )  # fmt: skip
             _finish_tiles(
                 products, product, WIDE if wide else NARROW, columns, tile_rows, first, count, down, across,
-                y + FLOAT_BYTES * j, winners + j, out_height, out_width, outputs, relu, pool, patch,
+                y + FLOAT_BYTES * j, winners + j, out_height, out_width, outputs, relu, added, pool, patch,
             )  # fmt: skip
 
 
 @kernel
 def _finish_tiles(
     products, product, panel, columns, tile_rows, first, count, down, across,
-    y, winners, out_height, out_width, outputs, relu, pool, patch,
+    y, winners, out_height, out_width, outputs, relu, added, pool, patch,
 ):  # fmt: skip
     """A^T m A of `count` tiles from tile `first` on, for `columns` channels, then ReLU and pool."""
     edge = len(tile_rows)
@@ -153,7 +158,12 @@ def _finish_tiles(
         for c in range(0, columns, LANES):
             source, place = products + FLOAT_BYTES * (t * panel + c), target + FLOAT_BYTES * c
             if edge == 2:
-                output_2(source, 4 * product, product, place, pitch, step, relu)
+                if added and whole:
+                    output_2_added(source, 4 * product, product, place, pitch, step, relu)
+                else:
+                    output_2(source, 4 * product, product, place, pitch, step, relu)
+            elif added and whole:
+                output_4_added(source, 6 * product, product, place, pitch, step, relu)
             else:
                 output_4(source, 6 * product, product, place, pitch, step, relu)
         if pool:  # a tile is a window
@@ -162,10 +172,16 @@ def _finish_tiles(
         elif not whole:
             for r in range(valid_rows):
                 for q in range(valid_columns):
-                    copy_floats(
-                        pixel + FLOAT_BYTES * (r * out_width + q) * outputs,
-                        patch + FLOAT_BYTES * (r * edge + q) * WIDE, columns,
-                    )  # fmt: skip
+                    result = pixel + FLOAT_BYTES * (r * out_width + q) * outputs
+                    there = patch + FLOAT_BYTES * (r * edge + q) * WIDE
+                    if added:
+                        for c in range(columns):
+                            before = load_float(result + FLOAT_BYTES * c)
+                            store_float(
+                                result + FLOAT_BYTES * c, before + load_float(there + FLOAT_BYTES * c)
+                            )
+                    else:
+                        copy_floats(result, there, columns)
         j += 1
         if j == across:
             i, j = i + 1, 0

@@ -17,14 +17,14 @@ from minicnn_kernels.cpu.microkernel import FLOAT_BYTES
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
 
-def make_transform(matrix, *, at_edges: bool = False):
+def make_transform(matrix, *, at_edges: bool = False, added: bool = False):
     """target = matrix @ source @ matrix^T for a square of vectors, as a Numba intrinsic:
 
     transform(source, source_row, source_column, target, target_row, target_column, relu)
 
     source and target are addresses of float32, the rest distances of rows and columns in floats. Each element
     of the squares is a vector of LANES floats (channels). relu: 1 if negative results shall become 0, NaN
-    staying NaN.
+    staying NaN. added: the result is added to what stands in target, after that.
 
     at_edges: the square reaches beyond an image, and in place of relu stand
     zeros, first_row, end_row, first_column, end_column: a vector of zeros at the address `zeros` is read
@@ -48,7 +48,7 @@ def make_transform(matrix, *, at_edges: bool = False):
         @intrinsic
         def transform(typingctx, source, source_row, source_column, target, target_row, target_column, relu):
             def codegen(context, builder, signature, args):
-                _Transform(builder, matrix).emit(*args[:6], relu=args[6])
+                _Transform(builder, matrix).emit(*args[:6], relu=args[6], added=added)
                 return context.get_dummy_value()
 
             return types.void(*[types.intp] * 7), codegen
@@ -63,7 +63,7 @@ class _Transform:
         self.builder, self.matrix = builder, matrix
 
     def emit(self, source, source_row, source_column, target, target_row, target_column,
-             *, relu=None, inside=None):  # fmt: skip
+             *, relu=None, inside=None, added=False):  # fmt: skip
         build, size = self.builder, self.matrix.shape[1]
         addresses = [
             [self._place(source, source_row, source_column, i, j) for j in range(size)] for i in range(size)
@@ -82,8 +82,10 @@ class _Transform:
                 value = self._combine(coefficients, row)
                 if relu is not None:
                     value = build.select(build.fcmp_ordered("<", value, lowest), lowest, value)
-                place = self._place(target, target_row, target_column, i, j)
-                build.store(value, self._pointer(place), align=FLOAT_BYTES)
+                place = self._pointer(self._place(target, target_row, target_column, i, j))
+                if added:
+                    value = build.fadd(value, build.load(place, align=FLOAT_BYTES))
+                build.store(value, place, align=FLOAT_BYTES)
 
     def _zeros_outside(self, addresses, zeros, first_row, end_row, first_column, end_column):
         build, size = self.builder, len(addresses)
@@ -155,7 +157,8 @@ _OUTPUT_4 = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1
 input_2, input_2_at_edges = make_transform(_INPUT_2), make_transform(_INPUT_2, at_edges=True)
 input_4, input_4_at_edges = make_transform(_INPUT_4), make_transform(_INPUT_4, at_edges=True)
 weight_2, weight_4 = make_transform(_WEIGHT_2), make_transform(_WEIGHT_4)
-output_2, output_4 = make_transform(_OUTPUT_2), make_transform(_OUTPUT_4)
+output_2, output_2_added = make_transform(_OUTPUT_2), make_transform(_OUTPUT_2, added=True)
+output_4, output_4_added = make_transform(_OUTPUT_4), make_transform(_OUTPUT_4, added=True)
 # The transposes, for gradients: a tile's gradient dY becomes A dY A^T, the weight's is G^T (...) G.
 _GRAD_2, _WEIGHT_GRAD_2 = np.array(_OUTPUT_2).T, np.array(_WEIGHT_2).T
 grad_2, grad_2_at_edges = make_transform(_GRAD_2), make_transform(_GRAD_2, at_edges=True)

@@ -64,14 +64,18 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
     return y if bias is None else y + bias[:, None, None]
 
 
-def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, groups):
-    """Gradient by the input: grad (N, O, H', W'), weight (O, C/groups, kh, kw) -> input_shape."""
+def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, groups, onto=None):
+    """Gradient by the input: grad (N, O, H', W'), weight (O, C/groups, kh, kw) -> input_shape.
+
+    onto: an array of input_shape that it is added to, and that may be overwritten by the sum.
+    """
     n, outputs, out_h, out_w = grad.shape
     c, h, w = input_shape[1:]
     rows = _grouped(grad.reshape(n, outputs, out_h * out_w), groups)
     columns = _matrices(weight, groups).swapaxes(1, 2) @ rows
     columns = columns.reshape(n, c * math.prod(weight.shape[2:]), out_h * out_w)
-    return col2im(columns, (h, w), weight.shape[2:], stride, padding, dilation)
+    dx = col2im(columns, (h, w), weight.shape[2:], stride, padding, dilation)
+    return dx if onto is None else dx + onto
 
 
 def conv2d_backward_weight(grad, x, weight_shape, stride, padding, dilation, groups):
