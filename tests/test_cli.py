@@ -311,7 +311,10 @@ def test_info_as_text_and_json(capsys):
         (["train", "--threads", "4096"], "4096 threads asked for"),
         (["train", "--checkpoint-every", "often", "--limit", "10"], "expected '1 epoch', '200 batches'"),
         (["train", "extra"], "unexpected argument 'extra'"),
-        (["trian"], "unknown 'trian': expected one of train, evaluate, predict, info; did you mean train?"),
+        (
+            ["trian"],
+            "unknown 'trian': expected one of train, compress, evaluate, predict, info; did you mean train?",
+        ),
         ([], "required"),
         (["evaluate", "nowhere.npz"], "there is no such file"),
         (["predict", "nowhere.npz", "a.png"], "there is no such file"),

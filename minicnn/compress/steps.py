@@ -18,6 +18,7 @@ from minicnn.compress.prune import prune
 from minicnn.compress.quantize import freeze_quantizers, quantize
 from minicnn.compress.recipe import LowRank, Prune, Quantize, Recipe, Share, Step
 from minicnn.compress.schedule import PolynomialPruning
+from minicnn.compress.select import select_layers
 from minicnn.compress.share import share
 from minicnn.compress.structure import describe, restore
 from minicnn.data import Dataset
@@ -30,11 +31,15 @@ class Compressor:
     """Carries out single steps on a model.
 
     images: training images, from which batches for scores and calibration are taken: never augmented, always
-    the same ones.
+    the same ones. Raises ValueError if a step names layers that the model has not.
     """
 
     def __init__(self, recipe: Recipe, model: Module, images: Dataset) -> None:
         self.recipe, self.model, self.images = recipe, model, images
+        for step in recipe.steps:
+            for names in (step.layers, getattr(step, "rate", None), getattr(step, "layers_bits", None)):
+                if isinstance(names, (tuple, dict)):
+                    select_layers(model, names)
 
     def batches(self, count: int) -> data.DataLoader:
         """`count` training images, chosen by the recipe's seed, in batches."""
