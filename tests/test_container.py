@@ -88,7 +88,7 @@ def test_a_header_that_unpacks_without_end_is_refused(monkeypatch):
 
 
 def mutated(draws):
-    """DATA with a few bytes changed, dropped or doubled; in half of the cases every checksum is made right."""
+    """DATA with a few bytes changed, dropped or doubled; half of the time every checksum is made right."""
     header, position = container._header(DATA)
     parts = [bytearray(json.dumps(header["meta"]).encode()), bytearray(json.dumps(header["arrays"]).encode())]
     for length, _ in header["blobs"]:
