@@ -14,11 +14,13 @@ from minicnn.compress import (
     cached_features,
     freeze,
     load_matching,
+    low_rank,
     low_rank_residual,
     replace_head,
     share,
     unfreeze,
 )
+from minicnn.compress.structure import describe, restore
 from minicnn.data import DataLoader
 from minicnn.nn.transform import attach, find
 from minicnn.training import evaluate
@@ -123,7 +125,8 @@ def test_frozen_layers_do_not_move_and_their_batch_norms_keep_their_statistics(c
     names = freeze(model, ["conv", "bn"])
     assert names == ["conv.weight", "conv.bias", "bn.weight", "bn.bias"]
     before = state(model)
-    trained(model, optimizer=optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1), compile=compile)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    trained(model, optimizer=optimizer, compile=compile, max_norm=0.1, l1=1e-3)
     after = state(model)
     for name in before:
         assert np.array_equal(before[name], after[name]) == (not name.startswith("fc")), name
@@ -286,6 +289,27 @@ def test_gradients_of_residuals_in_double_precision(rng, layer):
     left, right = array(residual.left), array(residual.right)
     expected = array(layer._parameters["weight"]) + np.tensordot(left, right, 1)
     np.testing.assert_allclose(array(layer.weight), expected)
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        lambda model: low_rank_residual(model, 2),
+        lambda model: low_rank(model, ratio=0.3, layers=["conv", "fc"]),
+        lambda model: share(model, {"conv": 5, "fc": 300}),
+    ],
+)
+def test_the_form_of_a_model_is_written_down_and_made_again(compress, tmp_path):
+    model, other = normalized(0), normalized(1)
+    compress(model)
+    minicnn.save({"form": describe(model), "values": model.state_dict()}, tmp_path / "model.npz")
+    saved = minicnn.load(tmp_path / "model.npz")
+    restore(other, saved["form"])
+    other.load_state_dict(saved["values"])
+    for layer in ("conv", "fc"):
+        ours, theirs = (m.get_submodule(layer) for m in (other, model))
+        np.testing.assert_array_equal(array(ours.weight), array(theirs.weight))
+        assert not ours._parameters["weight"].requires_grad
 
 
 def test_ranks_are_cut_to_what_a_layer_can_have_and_layers_chosen():

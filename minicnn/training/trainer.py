@@ -102,7 +102,7 @@ class Run:
         self._clip_gradients(before, images, targets)
         self.optimizer.step()
         if self.max_norm is not None:
-            optim.max_norm_(self.model.parameters(), self.max_norm)
+            optim.max_norm_((p for p in self.model.parameters() if p.requires_grad), self.max_norm)
         if self.scheduler is not None and self.scheduler_step == "batch":
             self.scheduler.step()
         self.means.add(value, len(images), count_correct(outputs, targets))
