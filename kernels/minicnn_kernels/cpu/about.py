@@ -8,14 +8,15 @@ import numba
 from llvmlite import binding
 
 from minicnn_kernels.cpu.compiler import cache_folder
-from minicnn_kernels.cpu.microkernel import vector_lanes
+from minicnn_kernels.cpu.lanes import LANES, TILES
 
 
 def about() -> dict[str, Any]:
-    """The processor as LLVM names it, bits of a vector register, Numba's thread pool, the cache folder."""
+    """The processor as LLVM names it, vectors and tiles, Numba's thread pool, the cache folder."""
     return {
         "processor": binding.get_host_cpu_name(),
-        "vector_bits": 32 * vector_lanes(),
+        "vector_bits": 32 * LANES,
+        "tiles": TILES,
         "threading_layer": numba.threading_layer(),
         "thread_limit": numba.config.NUMBA_NUM_THREADS,  # type: ignore[attr-defined]  # set when imported
         "cache": str(cache_folder()),

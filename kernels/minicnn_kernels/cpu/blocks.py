@@ -11,14 +11,15 @@ import numpy as np
 
 from minicnn_kernels import memory
 from minicnn_kernels.cpu.compiler import kernel
+from minicnn_kernels.cpu.lanes import LANES, TILES
 from minicnn_kernels.cpu.microkernel import (
     FLOAT_BYTES,
+    INT_BYTES,
     copy_floats,
     load_float,
     make_tile,
     make_transpose,
     store_float,
-    vector_lanes,
 )
 
 # (rows, vectors) of the two tiles, by lanes. The wide tile does most of the work; the narrow one takes the
@@ -28,19 +29,19 @@ from minicnn_kernels.cpu.microkernel import (
 #             images. At 16 columns 14x1 is 1.5 times as fast as a half-empty 8x2.
 #    8 lanes: 6x2 is 1.17 times as fast as 4x2 and 1.1 times as 4x3 (16 registers: 12 sums, 2 of B, 1 of A).
 #    4 lanes: 3x4 is 1.1 times as fast as 6x2 and 4x2, and 1.35 times as 8x1.
-_TILES = {16: ((8, 2), (14, 1)), 8: ((6, 2), (12, 1)), 4: ((3, 4), (6, 2))}
-
-LANES = vector_lanes()
-(WIDE_ROWS, _wide_vectors), (NARROW_ROWS, _narrow_vectors) = _TILES[LANES]
+# Plain loops hold no sums in registers: long rows suit them. 64 columns are 1.3 times as fast as 32.
+_TILES = {
+    "16": ((8, 2), (14, 1)),
+    "8": ((6, 2), (12, 1)),
+    "4": ((3, 4), (6, 2)),
+    "plain": ((8, 4), (8, 1)),
+}
+(WIDE_ROWS, _wide_vectors), (NARROW_ROWS, _narrow_vectors) = _TILES[TILES]
 WIDE = _wide_vectors * LANES
 NARROW = _narrow_vectors * LANES
 _wide_tile = make_tile(WIDE_ROWS, _wide_vectors, LANES)
 _narrow_tile = make_tile(NARROW_ROWS, _narrow_vectors, LANES)
-# Nine rows: the taps of a 3x3 kernel in the weight's gradient.
-CHANNEL_ROWS = 9
-_channel_tile = make_tile(CHANNEL_ROWS, 1, LANES, broadcast=False)
 _transpose_block = make_transpose(LANES)
-INT_BYTES = 8
 PACKED = 0  # as b_stride: B lies in panels
 
 
@@ -88,24 +89,6 @@ def multiply(
 
 
 @kernel
-def multiply_channels(
-    a, row_offsets, rows, taps, tap_count, run, step, b, b_stride, columns, init, init_stride, c, c_stride
-):
-    """`multiply` channel by channel: column j of A meets column j of B alone. B lies in plain rows.
-
-    A and B must be readable up to a multiple of LANES columns.
-    """
-    for j in range(0, columns, LANES):
-        for i in range(0, rows, CHANNEL_ROWS):
-            _channel_tile(
-                a + FLOAT_BYTES * j, row_offsets + INT_BYTES * i, taps, tap_count, run, step,
-                b + FLOAT_BYTES * j, b_stride, init + FLOAT_BYTES * (j + i * init_stride), init_stride,
-                c + FLOAT_BYTES * (j + i * c_stride), c_stride,
-                min(CHANNEL_ROWS, rows - i), min(LANES, columns - j),
-            )  # fmt: skip
-
-
-@kernel
 def transpose(source, source_stride, rows, columns, target, target_stride):
     """target[j, i] = source[i, j] for `rows` x `columns` floats; strides count floats."""
     whole_rows, whole_columns = rows // LANES * LANES, columns // LANES * LANES
@@ -136,7 +119,10 @@ def pack(source, row_stride, column_stride, rows, columns, packed, first_row, de
         if column_stride == 1:
             for k in range(rows):
                 origin, target = start + FLOAT_BYTES * k * row_stride, panel + FLOAT_BYTES * k * width
-                copy_floats(target, origin, valid)
+                if valid == WIDE:  # a constant: vector moves instead of a call, a quarter of the time
+                    copy_floats(target, origin, WIDE)
+                else:
+                    copy_floats(target, origin, valid)
         elif row_stride == 1:
             transpose(start, column_stride, valid, rows, panel, width)
         else:

@@ -26,6 +26,7 @@ import numba
 from numba.core import event
 
 from minicnn_kernels import threads
+from minicnn_kernels.cpu.lanes import TILES
 
 _config: Any = numba.config  # filled at run time, so type checkers do not know what is in it
 THREAD_SLOTS: int = _config.NUMBA_NUM_THREADS  # `get_thread_id()` is below this, whatever `set_threads` says
@@ -137,7 +138,8 @@ def _version_folder(function: Callable) -> Path:
     """The folder for kernels of `function`'s file, in this version of it and of all that it is built from.
 
     Numba notices a changed file, but not a changed callee in another one: so the folder's name has the hash
-    of the file, of the files of this package that it imports, in turn, and of the compiler's version.
+    of the file, of the files of this package that it imports, in turn, of the compiler's version, and of the
+    tiles it is compiled for.
     """
     path = Path(function.__code__.co_filename)
     return cache_folder() / f"{path.stem}-{_hash(path)}"
@@ -145,7 +147,7 @@ def _version_folder(function: Callable) -> Path:
 
 @functools.cache
 def _hash(path: Path) -> str:
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {TILES}".encode())
     files = [path]
     for file in files:  # grows while it is walked
         source = file.read_text(encoding="utf-8")

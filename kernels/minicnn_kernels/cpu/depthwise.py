@@ -23,6 +23,7 @@ from minicnn_kernels.cpu.calls import Call, aligned
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.finish import pool_rows, relu_pixels
 from minicnn_kernels.cpu.implicit import add_parts, pad_rows
+from minicnn_kernels.cpu.lanes import PLAIN
 from minicnn_kernels.cpu.layout import address
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, zero_floats
 from minicnn_kernels.cpu.strided import windows
@@ -151,7 +152,12 @@ class _Emitter:
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INT = ir.IntType(64)
 # Eight pixels: eight multiplications for each vector of weights that is loaded.
-_eight_pixels, _four_pixels, _one_pixel = make_pixels(8), make_pixels(4), make_pixels(1)
+if PLAIN:
+    from minicnn_kernels.cpu.plain import add_products as _nine_taps
+    from minicnn_kernels.cpu.plain import make_pixels as _make_pixels
+else:
+    _make_pixels, _nine_taps = make_pixels, _add_products
+_eight_pixels, _four_pixels, _one_pixel = _make_pixels(8), _make_pixels(4), _make_pixels(1)
 
 
 def prepare(x_shape, taps, bias, y_shape, stride, margin, dilation, *, relu=False, pool=False) -> Call:
@@ -389,7 +395,7 @@ def _add_taps(grad_a, grad_b, grad_c, sum_a, sum_b, sum_c, line, step, tap_step,
         source, place = line + FLOAT_BYTES * q * tap_step, FLOAT_BYTES * q * padded
         for c in range(0, FLOAT_BYTES * channels, FLOAT_BYTES * LANES):
             at = place + c
-            _add_products(
+            _nine_taps(
                 grad_a + c, grad_b + c, grad_c + c, sum_a + at, sum_b + at, sum_c + at, source + c, step,
                 channels, count, second * tap_step, third * tap_step, second * padded, third * padded,
             )  # fmt: skip

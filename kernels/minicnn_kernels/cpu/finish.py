@@ -8,42 +8,13 @@ and, for winners, of uint8. What winners are is said in `reference/block.py`.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, types
-from numba.extending import intrinsic
 
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, zero_floats
+from minicnn_kernels.cpu.pointers import floats, octets
 from minicnn_kernels.reference.block import DEAD
 
 _DEAD = np.uint8(DEAD)
-
-
-def _pointer_to(dtype):
-    @intrinsic
-    def pointer(typingctx, address):
-        pointer_type = types.CPointer(dtype)
-
-        def codegen(context, builder, signature, args):
-            return builder.inttoptr(args[0], context.get_value_type(pointer_type))
-
-        return pointer_type(types.intp), codegen
-
-    return pointer
-
-
-_float_pointer = _pointer_to(types.float32)
-_byte_pointer = _pointer_to(types.uint8)
-
-
-@kernel
-def floats(address, count):
-    """`count` floats at an address, as an array: LLVM vectorizes loops over arrays."""
-    return carray(_float_pointer(address), (count,))
-
-
-@kernel
-def _bytes(address, count):
-    return carray(_byte_pointer(address), (count,))
 
 
 @kernel
@@ -70,7 +41,7 @@ def pool_rows(pixels, rows, width, stride, columns, relu, y, winners):
             _pool_window(
                 floats(first, columns), floats(first + FLOAT_BYTES * stride, columns),
                 floats(below, columns), floats(below + FLOAT_BYTES * stride, columns), relu,
-                floats(y + FLOAT_BYTES * place, columns), _bytes(winners + place, columns),
+                floats(y + FLOAT_BYTES * place, columns), octets(winners + place, columns),
             )  # fmt: skip
 
 
@@ -109,7 +80,7 @@ def unpool_rows(grad, winners, rows, height, width, stride, pixels, pitch, sums)
             below = first + FLOAT_BYTES * pitch * stride
             place = (i * pairs + j) * stride
             _unpool_window(
-                floats(grad + FLOAT_BYTES * place, stride), _bytes(winners + place, stride),
+                floats(grad + FLOAT_BYTES * place, stride), octets(winners + place, stride),
                 floats(first, stride), floats(first + FLOAT_BYTES * stride, stride),
                 floats(below, stride), floats(below + FLOAT_BYTES * stride, stride), total,
             )  # fmt: skip

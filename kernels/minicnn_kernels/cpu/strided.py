@@ -13,9 +13,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import get_thread_id, prange, types
-from numba.extending import intrinsic
+from numba import get_thread_id, prange
 
 from minicnn_kernels import memory
 from minicnn_kernels.cpu.blocks import INT_BYTES, LANES, PACKED, WIDE, multiply, pack, padded_columns
@@ -23,6 +21,7 @@ from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.implicit import pad_rows
 from minicnn_kernels.cpu.layout import address
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, copy_floats, zero_floats
+from minicnn_kernels.cpu.pointers import load_int
 
 _TASKS = 16
 _PIXELS_PER_TASK = 128  # of one kind
@@ -210,27 +209,4 @@ def _copy_pixels(source, step, target, target_step, pixels, channels):
         else:
             for c in range(0, channels, LANES):
                 place = FLOAT_BYTES * min(c, channels - LANES)
-                _copy_vector(a + place, b + place)
-
-
-@intrinsic
-def _copy_vector(typingctx, source, target):
-    """Copy LANES floats between addresses."""
-
-    def codegen(context, builder, signature, args):
-        pointer = ir.VectorType(ir.FloatType(), LANES).as_pointer()
-        source, target = (builder.inttoptr(address, pointer) for address in args)
-        builder.store(builder.load(source, align=FLOAT_BYTES), target, align=FLOAT_BYTES)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), codegen
-
-
-@intrinsic
-def load_int(typingctx, address):
-    """The int64 at an address."""
-
-    def codegen(context, builder, signature, args):
-        return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
-
-    return types.intp(types.intp), codegen
+                copy_floats(b + place, a + place, LANES)  # a constant: one move

@@ -24,6 +24,7 @@ from minicnn_kernels.cpu.blocks import LANES, NARROW, WIDE, padded_columns
 from minicnn_kernels.cpu.calls import Call
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS
 from minicnn_kernels.cpu.implicit import add_parts
+from minicnn_kernels.cpu.lanes import PLAIN
 from minicnn_kernels.cpu.layout import address, contiguous
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES
 from minicnn_kernels.cpu.winograd_products import NARROW_TILES, WIDE_TILES
@@ -85,7 +86,9 @@ def takes_weight_gradient(x, grad, dw, stride, dilation, groups) -> bool:
 
 
 def _fits(taps, stride, dilation, groups) -> bool:
-    return taps.shape[:2] == (3, 3) and tuple(stride) == (1, 1) == tuple(dilation) and groups == 1
+    """Without vectors the transforms cost more than they save."""
+    geometry = taps.shape[:2] == (3, 3) and tuple(stride) == (1, 1) == tuple(dilation) and groups == 1
+    return geometry and not PLAIN
 
 
 def prepare(

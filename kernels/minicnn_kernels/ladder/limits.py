@@ -12,8 +12,8 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minicnn_kernels.cpu.blocks import LANES
 from minicnn_kernels.cpu.compiler import kernel
+from minicnn_kernels.cpu.lanes import LANES
 
 # Independent sums: two units with a latency of 4 or 5 cycles need 10 in flight, and 16 registers hold 12.
 CHAINS = 12
