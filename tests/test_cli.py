@@ -313,7 +313,7 @@ def test_info_as_text_and_json(capsys):
         (["train", "extra"], "unexpected argument 'extra'"),
         (
             ["trian"],
-            "unknown 'trian': expected one of train, compress, evaluate, predict, info; did you mean train?",
+            "search, evaluate, predict, info; did you mean train?",
         ),
         ([], "required"),
         (["evaluate", "nowhere.npz"], "there is no such file"),
@@ -419,7 +419,9 @@ def test_interrupted_is_a_keyboard_interrupt():
     assert issubclass(TrainingInterrupted, KeyboardInterrupt)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["compress"], ["sensitivity"], ["search"], ["evaluate"], ["predict"], ["info"]]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([*command, "--help"])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import error_of, interrupt_after, write_folder
 
 from minicnn.cli import main
 from minicnn.compress.model_file import load_trained
-from test_cli import error_of, interrupt_after, write_folder
+from minicnn.compress.recipe import load_recipe
 
 RECIPE = """
 data = "bands"
@@ -113,11 +114,19 @@ def test_results_are_never_overwritten(work, capsys):
         (["compress", "--recipe", "half.toml", "--checkpoint", "a.npz"], "there is no such file"),
         (["compress", "--recipe", "half.toml", "--data", "nowhere"], "there is no such folder"),
         (["compress", "--recipe", "layer.toml"], "has no layer 'conv3'"),
+        (["sensitivity"], "required: --checkpoint"),
+        (["sensitivity", "--checkpoint", "a.npz"], "there is no such file"),
+        (["sensitivity", "--checkpoint", "a.npz", "--rates", "0.5,1"], "below 1, got '1'"),
+        (["search"], "required: --space"),
+        (["search", "--space", "nowhere.toml"], "nowhere.toml: No such file"),
+        (["search", "--space", "half.toml"], "expected a table [space]"),
+        (["search", "--space", "space.toml"], "'steps.2.rate' leads nowhere: there is no '2'"),
     ],
 )
 def test_wrong_options(work, capsys, arguments, expected):
     Path("wrong.toml").write_text("epoch = 3")
     Path("layer.toml").write_text(RECIPE + 'layers = ["conv3"]')
+    Path("space.toml").write_text(RECIPE + '[space]\n"steps.2.rate" = [0.5]')
     assert expected in error_of(capsys, arguments)
 
 
@@ -126,3 +135,37 @@ def test_a_checkpoint_of_another_recipe_is_refused(work, capsys):
     Path("half.toml").write_text(RECIPE.replace("0.5", "0.6"))
     line = error_of(capsys, [*work, "--resume", "--output", "out"])
     assert "belongs to another recipe: steps.1.rate is 0.5 in the checkpoint and 0.6 here" in line
+
+
+def test_sensitivity_prints_a_table_and_picks_rates(trained, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    checkpoint = trained / "run" / "checkpoint.npz"
+    before = checkpoint.read_bytes()
+    arguments = ["sensitivity", "--checkpoint", str(checkpoint), "--rates", "0.5,0.99", "--max-drop", "0.1"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    out, _ = capsys.readouterr()
+    assert "accuracy on 60 training images with one layer pruned at a time" in out
+    result = json.loads((tmp_path / "sensitivity.json").read_text())
+    assert [(row["layer"], row["rate"]) for row in result["rows"][:2]] == [("conv1", 0.5), ("conv1", 0.99)]
+    assert set(result["picked"]) == {"conv1", "conv2", "fc1", "fc2"}
+    assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    assert checkpoint.read_bytes() == before
+
+    step = out[out.index("[[steps]]") : out.index("\n\nin ")]
+    (tmp_path / "picked.toml").write_text(step)
+    assert load_recipe(str(tmp_path / "picked.toml")).steps[0].rate == result["picked"]
+
+
+def test_search_tries_settings_on_held_out_images(work, capsys):
+    Path("space.toml").write_text(
+        RECIPE + 'layers = ["fc1"]\n[space]\n"steps.1.rate" = [0.5, 0.9]\nlr = [0.02, 1e9]'
+    )
+    assert main(["search", "--space", "space.toml", "--output", "out"]) == 0
+    out, err = capsys.readouterr()
+    trials = json.loads(Path("out/search.json").read_text())
+    assert [trial["setting"]["steps.1.rate"] for trial in trials] == [0.5, 0.5, 0.9, 0.9]
+    assert [trial["error"] is None for trial in trials] == [True, False, True, False]
+    assert trials[2]["results"]["nonzeros"] < trials[0]["results"]["nonzeros"]
+    assert "4/4  steps.1.rate = 0.9, lr = 1000000000.0: TrainingError" in err
+    assert "Not beaten in both accuracy and bytes" in out
+    assert out.startswith(Path("out/search.md").read_text())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_cli import write_folder
 
 from minicnn.compress.model_file import load_trained
 from minicnn.compress.recipe import (
@@ -18,7 +19,6 @@ from minicnn.compress.run import run_recipe
 from minicnn.compress.structure import describe
 from minicnn.nn.transform import attached
 from minicnn.training import CheckpointError, trainer
-from test_cli import write_folder
 
 
 def values(*steps, **options):
@@ -249,7 +249,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(bands, trained, tmp_path):
 
 def test_a_layer_that_does_not_exist_is_named_before_anything_is_trained(bands, tmp_path):
     for start in (None, 2):
-        with pytest.raises(ValueError, match="no layer 'conv3'.*did you mean"):
+        with pytest.raises(ValueError, match=r"no layer 'conv3'.*did you mean"):
             run_recipe(
                 recipe(bands, Prune(rate=0.5, start=start, layers=("conv3",))), tmp_path, progress=False
             )

@@ -1,4 +1,4 @@
-"""Reports: numbers that add up, codings that are counted right, files that show them and need nothing else."""
+"""Reports: numbers that add up, codings counted right, files that show them and need nothing else."""
 
 import json
 import math

@@ -16,6 +16,7 @@ from minicnn.models import MODELS
 from minicnn.training.options import (
     AUGMENTATIONS,
     DEFAULTS,
+    FRACTION,
     OPTIMIZERS,
     RANGES,
     SCHEDULES,
@@ -81,6 +82,8 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_compress(commands)
+    _add_sensitivity(commands)
+    _add_search(commands)
     _add_evaluate(commands)
     _add_predict(commands)
     info = commands.add_parser("info", help="versions, threads, vector width, back ends, cache")
@@ -185,6 +188,48 @@ def _add_compress(commands: Any) -> None:
         "--resume", action="store_true", help="go on from the checkpoint in the output folder"
     )
     compress.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_sensitivity(commands: Any) -> None:
+    scan = commands.add_parser(
+        "sensitivity",
+        help="prune each layer of a checkpoint alone: what it costs, and which rates to take",
+        description="Prune one layer at a time and measure accuracy, on images that are no test images.\n"
+        "Leaves sensitivity.json and sensitivity.png in DIR.",
+    )
+    scan.add_argument("--checkpoint", required=True, metavar="FILE")
+    scan.add_argument("--data", metavar="NAME|DIR", help="other data than the model was trained on")
+    scan.add_argument("--rates", type=_rates, default=[0.5, 0.6, 0.7, 0.8, 0.9, 0.95], metavar="LIST",
+                      help="(default 0.5,0.6,0.7,0.8,0.9,0.95)")  # fmt: skip
+    scan.add_argument("--max-drop", type=_number(FRACTION), default=0.01, metavar="X",
+                      help="accuracy that each layer may lose (default 0.01)")  # fmt: skip
+    scan.add_argument("--unit", default="weight", metavar="NAME", help="weight, filter or channel")
+    scan.add_argument("--score", default="l1", metavar="NAME", help="l1, l2, taylor, random or bn_scale")
+    scan.add_argument("--layers", type=lambda text: text.split(","), metavar="LIST", help="(default all)")
+    scan.add_argument("--images", type=_COUNT, default=5000, metavar="N", help="to measure by (default 5000)")
+    scan.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    scan.add_argument("--output", metavar="DIR", help="(default: where the checkpoint is)")
+
+
+def _rates(text: str) -> list[float]:
+    return [_number(FRACTION)(word) for word in text.split(",")]
+
+
+def _add_search(commands: Any) -> None:
+    search = commands.add_parser(
+        "search",
+        help="try a recipe with many settings, in parallel, and tabulate what came out",
+        description="A space file is a recipe with a table [space] of choices or ranges, such as\n"
+        '  lr = { low = 0.01, high = 0.1, log = true, points = 3 }\n  "steps.1.rate" = [0.8, 0.9]\n'
+        "Accuracy is that on held-out training images. Leaves search.md and search.json in DIR.",
+    )
+    search.add_argument("--space", required=True, metavar="FILE")
+    search.add_argument("--n", type=_COUNT, metavar="N", help="settings drawn at random (default: all)")
+    search.add_argument("--jobs", type=_COUNT, default=1, metavar="N", help="processes (default 1)")
+    search.add_argument("--seeds", type=_COUNT, default=1, metavar="N", help="trainings of each (default 1)")
+    search.add_argument("--data", metavar="NAME|DIR", help="other data than the file names")
+    search.add_argument("--output", default="runs/search", metavar="DIR", help="(default runs/search)")
+    search.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
 def _add_evaluate(commands: Any) -> None:

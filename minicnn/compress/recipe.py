@@ -7,6 +7,7 @@ after the last epoch. Recipes that come with the package lie in `recipes/` and a
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -307,6 +308,29 @@ class Recipe(TrainingOptions):
         _check_keys(source, values, [f.name for f in fields(cls)])
         made = tuple(_step(f"{source}, step {number}", step) for number, step in enumerate(steps, 1))
         return cls(**_tuples(cls, values), steps=made)
+
+
+def changed(values: dict[str, Any], setting: dict[str, Any], source: str = "recipe") -> Recipe:
+    """The recipe of a TOML file's values with other ones in place: {"lr": 0.1, "steps.1.rate": 0.9}.
+
+    Steps count from 1. Raises ValueError for a name that leads nowhere, and as `Recipe.from_dict`.
+    """
+    values = copy.deepcopy(values)
+    for name, value in setting.items():
+        *way, last = name.split(".")
+        place: Any = values
+        for word in way:
+            steps = place if isinstance(place, list) else None
+            if steps is not None and word.isdigit() and 1 <= int(word) <= len(steps):
+                place = steps[int(word) - 1]
+            elif isinstance(place, dict) and isinstance(place.get(word), (dict, list)):
+                place = place[word]
+            else:
+                raise ValueError(f"{source}: {name!r} leads nowhere: there is no {word!r}")
+        if not isinstance(place, dict):
+            raise ValueError(f"{source}: {name!r} leads nowhere: expected a name such as steps.1.rate")
+        place[last] = value
+    return Recipe.from_dict(values, source)
 
 
 def load_recipe(source: str) -> Recipe:

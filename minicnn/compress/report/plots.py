@@ -6,14 +6,17 @@ Made without pyplot, as in `minicnn.training.pictures`. Before is vermilion, aft
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minicnn.compress.report.choose import pareto
 from minicnn.compress.report.tables import points
+from minicnn.compress.sensitivity import Sensitivity
 
 _BEFORE, _AFTER, _OTHERS, _INK = "#D55E00", "#0072B2", "#777777", "#222222"
 _STYLE: Any = {
@@ -161,3 +164,21 @@ def plot_pareto(figure: Any, results: Mapping[str, Mapping[str, Any]], x: str = 
     axes.set_xlabel("computed bytes" if x == "bytes" else x.replace("_", " "))
     axes.set_ylabel("accuracy, %")
     axes.margins(x=0.15, y=0.1)
+
+
+def save_sensitivity(path: Path, found: Sensitivity) -> None:
+    """Accuracy against the rate, a line for each layer, as a picture. Raises ImportError as `svg_plots`."""
+    figure_class, context = matplotlib_figure()
+    with context(_STYLE):
+        figure = figure_class(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(100 * found.baseline, color=_OTHERS, linewidth=1, linestyle=":", label="nothing pruned")
+        names = list(dict.fromkeys(row.layer for row in found.rows))
+        for name, marker in zip(names, itertools.cycle("osD^vP*X<>")):  # told apart without colours, too
+            rows = [row for row in found.rows if row.layer == name]
+            values = [100 * row.value for row in rows]
+            axes.plot([row.rate for row in rows], values, marker=marker, markersize=5, label=name)
+        axes.set_xlabel("share pruned, one layer at a time")
+        axes.set_ylabel("accuracy, %")
+        axes.legend(fontsize=9)
+        figure.savefig(path, dpi=120, facecolor="white")
