@@ -1,4 +1,4 @@
-"""Register tiles of every width, and the loops that do without: forced, each computes what the reference does."""
+"""Register tiles of every width, and loops without them: forced, each computes what the reference does."""
 
 from __future__ import annotations
 
@@ -40,11 +40,7 @@ check("conv2d_forward", draw(2, 18, 9, 7), draw(18, 1, 3, 3), draw(18), once, on
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=290,
+        [sys.executable, *arguments], env={**os.environ, **environment}, capture_output=True, text=True
     )
 
 
@@ -62,9 +58,7 @@ def test_forced_tiles_compute_what_the_reference_does(tiles: str) -> None:
 def test_all_tests_of_the_kernels_pass_with_forced_tiles(tiles: str, kernels: str) -> None:
     file = Path(__file__).with_name(f"test_cpu_{kernels}.py")
     arguments = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", str(file))
-    result = subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, "MINICNN_TILES": tiles}, capture_output=True, text=True
-    )
+    result = python(*arguments, MINICNN_TILES=tiles)
     assert result.returncode == 0, result.stdout[-3000:]
 
 

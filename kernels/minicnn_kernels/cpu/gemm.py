@@ -10,6 +10,8 @@ product is computed, block by block, and turned while in cache.
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 
 import numpy as np
 from numba import get_num_threads, get_thread_id, prange
@@ -109,17 +111,21 @@ def _split(rows: int, columns: int, depth: int, threads: int) -> tuple[int, int]
     threads = max(1, min(threads, rows * columns * depth // _WORTH_A_TASK))
     strips, panels = -(-rows // _STRIP), -(-columns // WIDE)
     least_rows, least_columns = -(-rows // _BLOCK_ROWS), -(-columns // _BLOCK_COLUMNS)
-    best = None
-    for row_blocks in range(least_rows, min(least_rows + threads, strips + 1)):
-        for column_blocks in range(least_columns, min(least_columns + threads, panels + 1)):
-            block = -(-strips // row_blocks) * _STRIP, -(-panels // column_blocks) * WIDE
-            # In multiplications: those of the busiest thread; B is read once for each block of rows, A once
-            # for each block of columns, which takes 20 for a float that is packed, 5 for another.
-            busiest = -(-row_blocks * column_blocks // threads) * block[0] * block[1]
-            price = busiest + (20 * row_blocks * columns + 5 * column_blocks * rows) / threads
-            if best is None or price < best[0]:
-                best = price, block
-    return best[1]
+
+    def block(blocks: tuple[int, int]) -> tuple[int, int]:
+        return -(-strips // blocks[0]) * _STRIP, -(-panels // blocks[1]) * WIDE
+
+    def price(blocks: tuple[int, int]) -> float:
+        """In multiplications: those of the busiest thread; B is read once for each block of rows, A once for
+        each block of columns, which takes 20 for a float that is packed, 5 for another."""
+        busiest = -(-blocks[0] * blocks[1] // threads) * math.prod(block(blocks))
+        return busiest + (20 * blocks[0] * columns + 5 * blocks[1] * rows) / threads
+
+    choices = itertools.product(
+        range(least_rows, min(least_rows + threads, strips + 1)),
+        range(least_columns, min(least_columns + threads, panels + 1)),
+    )
+    return block(min(choices, key=price))
 
 
 @kernel(parallel=True)
