@@ -1,1 +1,9 @@
-"""Deployment: from a trained model to one file that is really smaller."""
+"""Deployment: from a trained model to one file that is really smaller and needs no training code to run."""
+
+from __future__ import annotations
+
+from minicnn.deploy.artefact import Artefact, load, save
+from minicnn.deploy.container import FileError
+from minicnn.deploy.lower import lower
+
+__all__ = ["Artefact", "FileError", "load", "lower", "save"]

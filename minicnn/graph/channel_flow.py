@@ -102,8 +102,9 @@ def sources(node: Node) -> list[tuple[Value, np.ndarray]] | None:
         fits = y.shape[:2] == x.shape[:2]
     elif node.op is GetItem:
         index = node.options["index"]
-        index = index if isinstance(index, tuple) else (index,)
-        fits = y.shape[:2] == x.shape[:2] and all(part == slice(None) for part in index[:2])
+        first = index[:2] if isinstance(index, tuple) else (index,)
+        everything = all(isinstance(part, slice) and part == slice(None) for part in first)
+        fits = y.shape[:2] == x.shape[:2] and everything
     elif node.op is Reshape and len(y.shape) == 2 and y.shape[0] == x.shape[0]:
         return [(x, np.repeat(np.arange(x.shape[1]), y.shape[1] // x.shape[1]))]
     elif node.op is Cat and node.options["dim"] == 1:
