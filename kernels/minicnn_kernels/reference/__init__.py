@@ -5,6 +5,8 @@ fast; `tests/test_functions.py` holds each of its kernels against the one here.
 """
 
 # ruff: noqa: F403
+from inspect import isfunction as _isfunction
+
 from minicnn_kernels.reference.activation import *
 from minicnn_kernels.reference.block import *
 from minicnn_kernels.reference.clustering import *
@@ -24,3 +26,6 @@ from minicnn_kernels.reference.random import *
 from minicnn_kernels.reference.reduction import *
 from minicnn_kernels.reference.selection import *
 from minicnn_kernels.reference.shape import *
+
+# Kernels alone: `cpu`, which imports all names of this one, shall not find the files above among them.
+__all__ = [name for name, value in vars().items() if _isfunction(value) and not name.startswith("_")]
