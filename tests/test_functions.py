@@ -53,7 +53,7 @@ TAKEN_FROM_NUMPY = {
     "adaptive_max_pool2d_backward", "adaptive_max_pool2d_forward", "all", "any", "apply_mask_", "argmax",
     "argmin", "choose_scale", "dequantize", "quantize", "move_range",
     "entropy_range", "histogram", "least_error_range", "least_error_values", "percentile_range", "widen",
-    "atan2", "batch_norm_update", "broadcast_to", "clamp_", "cumsum", "elu_backward", "elu_forward", "eq",
+    "atan2", "broadcast_to", "clamp_", "cumsum", "elu_backward", "elu_forward", "eq",
     "erf", "flip", "floor_divide", "gather", "gather_backward", "ge", "getitem", "gt",
     "hardtanh_backward", "hardtanh_forward", "isfinite", "isinf", "isnan", "le", "logical_and",
     "logical_not", "logical_or", "logsumexp", "lt", "max", "max_pool2d_indices", "min", "ne", "one_hot",

@@ -24,6 +24,7 @@ __all__ = [
     "batch_norm_forward",
     "batch_norm_inference",
     "batch_norm_inference_backward",
+    "batch_norm_update",
     "layer_norm_backward",
     "layer_norm_forward",
 ]
@@ -87,13 +88,13 @@ def batch_norm_inference_backward(grad, x, weight, running_mean, running_var, ep
 
 def pixels(x):
     """(N, C, ...) flat, the channels of a pixel side by side: a view if x is channels-last."""
-    return contiguous(np.moveaxis(x, 1, -1)).reshape(-1)
+    return contiguous(x.transpose(0, *range(2, x.ndim), 1)).reshape(-1)
 
 
 def like(x):
     """A new channels-last array of x's shape, and the view of it that `pixels` gives."""
     buffer = memory.empty((x.shape[0], *x.shape[2:], x.shape[1]))
-    return np.moveaxis(buffer, -1, 1), buffer.reshape(-1)
+    return buffer.transpose(0, -1, *range(1, x.ndim - 1)), buffer.reshape(-1)
 
 
 def times(inv_std, weight):
@@ -322,6 +323,20 @@ def _gradient_block(grad, x, mean, scale, bias, relu, slope, offset, dx):
             distance = values[i] - mean[i]
             share = np.float32(0) if relu & (distance * scale[i] + bias[i] <= 0) else g[i]
             result[i] = (share - offset[i] - distance * slope[i]) * scale[i]
+
+
+def batch_norm_update(running_mean, running_var, mean, inv_std, eps, momentum, count):
+    """Move the running statistics (C,) towards this batch's, in place; see the reference."""
+    arrays = running_mean, running_var, contiguous(mean), contiguous(inv_std)
+    _update(*arrays, float(eps), float(momentum), count / max(count - 1, 1))
+
+
+@kernel
+def _update(running_mean, running_var, mean, inv_std, eps, momentum, unbiased):
+    for c in range(mean.size):
+        var = (1 / (np.float64(inv_std[c]) * inv_std[c]) - eps) * unbiased
+        running_mean[c] += momentum * (mean[c] - running_mean[c])
+        running_var[c] += momentum * (var - running_var[c])
 
 
 def layer_norm_forward(x, normalized_ndim, weight, bias, eps):
