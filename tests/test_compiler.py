@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 import minicnn_kernels as kernels
+from minicnn_kernels.cpu import cache
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -98,6 +101,51 @@ def test_a_changed_callee_in_another_file_is_not_taken_from_the_cache(tmp_path):
     assert run(program, tmp_path / "cache", **changed)[0] == "7\n"
 
 
+DAYS = 24 * 60 * 60
+
+
+def version(folder: Path, stem: str, days: float) -> Path:
+    """A folder as the cache makes it, with a file inside, last used `days` ago."""
+    made = folder / f"{stem}-0123456789abcdef"
+    made.mkdir()
+    (made / "index").write_text("code")
+    os.utime(made, (time.time() - days * DAYS,) * 2)
+    return made
+
+
+def test_versions_that_nobody_has_used_for_a_month_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    old, fresh = version(tmp_path, "gemm", 31), version(tmp_path, "blocks", 29)
+    half_removed = version(tmp_path, ".conv", 31)
+    other = tmp_path / "photographs"
+    other.mkdir()
+    os.utime(other, (0, 0))
+    cache.remove_unused()
+    assert sorted(tmp_path.iterdir()) == sorted([fresh, other])
+    assert not old.exists()
+    assert not half_removed.exists()
+
+
+def test_a_version_in_use_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    source = Path(cache.__file__)
+    folder = tmp_path / cache.version_folder.__wrapped__(source).name
+    folder.mkdir()
+    os.utime(folder, (time.time() - 31 * DAYS,) * 2)
+    assert cache.version_folder.__wrapped__(source) == folder
+    cache.remove_unused()
+    assert folder.exists()
+
+
+def test_processes_that_remove_the_same_versions_do_not_disturb_each_other(tmp_path):
+    for i in range(300):
+        version(tmp_path, f"kernel{i}", 31)
+    program = "from minicnn_kernels.cpu import cache; cache.remove_unused()"
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: run(program, tmp_path), range(3)))
+    assert not list(tmp_path.glob("*kernel*"))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_computes_the_same_without_threads(warm_folder):
     program = """
@@ -141,6 +189,7 @@ def test_the_number_of_threads_holds_in_every_python_thread():
 def test_python_threads_that_meet_in_the_kernels_get_the_right_results(warm_folder, layer):
     program = """
 import threading
+import time
 import numpy as np
 import minicnn_kernels as kernels
 cpu = kernels.backend("cpu")

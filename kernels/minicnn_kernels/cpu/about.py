@@ -7,7 +7,7 @@ from typing import Any
 import numba
 from llvmlite import binding
 
-from minicnn_kernels.cpu.compiler import cache_folder
+from minicnn_kernels.cpu.cache import cache_folder
 from minicnn_kernels.cpu.lanes import LANES, TILES
 
 

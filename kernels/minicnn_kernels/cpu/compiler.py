@@ -1,19 +1,16 @@
 """The one way in which this back end compiles: `kernel`, a decorator on `numba.njit`.
 
-It fixes where machine code is cached, what liberties the optimizer may take with floating point,
-and what happens when Python threads or forked processes meet in the thread pool. Which loops are
-compiled is the business of the files beside this one.
+It fixes what liberties the optimizer may take with floating point, and what happens when Python threads or
+forked processes meet in the thread pool. Which loops are compiled is the business of the files beside this
+one, where their machine code is kept that of `cache.py`.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
-import hashlib
 import os
-import re
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,12 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numba
 from numba.core import event
 
 from minicnn_kernels import threads
-from minicnn_kernels.cpu.lanes import TILES
+from minicnn_kernels.cpu.cache import cache_folder, remove_unused, version_folder
 
 _config: Any = numba.config  # filled at run time, so type checkers do not know what is in it
 THREAD_SLOTS: int = _config.NUMBA_NUM_THREADS  # `get_thread_id()` is below this, whatever `set_threads` says
@@ -56,7 +52,7 @@ def kernel(
         return functools.partial(kernel, parallel=parallel, fastmath=fastmath, inline=inline)
     flags = {"fastmath": set(fastmath), "inline": inline}
     if not parallel:
-        return _compiled(function, _version_folder(function), **flags)
+        return _compiled(function, version_folder(_source(function)), **flags)
     return _ParallelKernel(function, flags)
 
 
@@ -72,7 +68,7 @@ class _ParallelKernel:
     def __init__(self, function: Callable, flags: dict[str, Any]) -> None:
         self.py_func = function
         self._flags = flags
-        self._call = _compiled(function, _version_folder(function), parallel=True, **flags)
+        self._call = _compiled(function, version_folder(_source(function)), parallel=True, **flags)
         self._serial: Callable | None = None
 
     def __call__(self, *args: Any) -> Any:
@@ -88,9 +84,13 @@ class _ParallelKernel:
     def _without_threads(self) -> Callable:
         if self._serial is None:
             # A folder of its own: Numba's cache does not distinguish parallel from serial code.
-            folder = _version_folder(self.py_func) / "serial"
+            folder = version_folder(_source(self.py_func)) / "serial"
             self._serial = _compiled(self.py_func, folder, **self._flags)
         return self._serial
+
+
+def _source(function: Callable) -> Path:
+    return Path(function.__code__.co_filename)
 
 
 def _compiled(function: Callable, folder: Path, **options: Any) -> Callable:
@@ -102,71 +102,6 @@ def _compiled(function: Callable, folder: Path, **options: Any) -> Callable:
         return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     finally:
         _config.CACHE_DIR = previous
-
-
-@functools.cache
-def cache_folder() -> Path:
-    """The folder of all machine code, private to the user.
-
-    MINICNN_CACHE_DIR, else NUMBA_CACHE_DIR, else `minicnn` under XDG_CACHE_HOME, else under ~/.cache; in the
-    system's temporary folder when that cannot be written.
-    """
-    chosen = os.environ.get("MINICNN_CACHE_DIR") or _config.CACHE_DIR
-    if chosen:
-        folder = Path(chosen).expanduser()
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minicnn"
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    fallback = Path(tempfile.gettempdir()) / f"minicnn-{user}"
-    return _writable(folder) or _writable(fallback) or Path(tempfile.mkdtemp(prefix="minicnn-"))
-
-
-def _writable(folder: Path) -> Path | None:
-    """`folder`, made if need be, if we can write there and nobody else owns it; else None."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Cached code is executed when loaded: never take it from a folder that is someone else's.
-        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-            return None
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return None
-
-
-def _version_folder(function: Callable) -> Path:
-    """The folder for kernels of `function`'s file, in this version of it and of all that it is built from.
-
-    Numba notices a changed file, but not a changed callee in another one: so the folder's name has the hash
-    of the file, of the files of this package that it imports, in turn, of the compiler's version, and of the
-    tiles it is compiled for.
-    """
-    path = Path(function.__code__.co_filename)
-    return cache_folder() / f"{path.stem}-{_hash(path)}"
-
-
-@functools.cache
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {TILES}".encode())
-    files = [path]
-    for file in files:  # grows while it is walked
-        source = file.read_text(encoding="utf-8")
-        digest.update(source.encode())
-        files.extend(imported for imported in _imports(source) if imported not in files)
-    return digest.hexdigest()[:16]
-
-
-def _imports(source: str) -> list[Path]:
-    """Files of this package that `source` imports from."""
-    root = Path(__file__).parents[1]
-    found = []
-    for module, names in re.findall(
-        r"^\s*from minicnn_kernels([.\w]*) import ([^(\n]+|\([^)]*\))", source, re.M
-    ):
-        folder = root.joinpath(*module.split(".")[1:])
-        candidates = [folder, *(folder / name for name in re.findall(r"\w+", names))]
-        found += [file for file in (path.with_suffix(".py") for path in candidates) if file.is_file()]
-    return found
 
 
 class _Progress(event.Listener):
@@ -201,6 +136,7 @@ class _Progress(event.Listener):
 
     def _finish(self) -> None:
         _say(f"minicnn: {self.kernels} CPU kernels took {self.seconds:.1f} s to compile")
+        remove_unused()
 
 
 def _is_ours(event: event.Event) -> bool:
