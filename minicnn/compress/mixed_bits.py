@@ -44,10 +44,14 @@ def mixed_bits(
     if next(attached(model, "quantize"), None) is not None:
         raise ValueError(f"mixed_bits: {type(model).__name__} is quantized; expected one that is not yet")
     bits = sorted(set(choices), reverse=True)
+    if not bits:
+        raise ValueError("mixed_bits: expected at least one number of bits to choose from, got no choices")
+    for count in bits:
+        FakeQuantize(count)  # tells of one that is out of range
     chosen = select_layers(model, layers, kinds=QUANTIZABLE)
     sizes = {name: raw(layer, "weight").numel() for name, layer in chosen.items()}
-    least = sum(_bytes(size, bits[-1]) for size in sizes.values()) if bits else 0
-    if not bits or least > budget:
+    least = sum(_bytes(size, bits[-1]) for size in sizes.values())
+    if least > budget:
         raise ValueError(
             f"mixed_bits: expected a budget of at least {least} bytes, what the fewest of {bits} bits take, "
             f"got {budget}"
