@@ -57,12 +57,18 @@ class Tensor:
 
     @property
     def data(self) -> Any:
-        """The raw array. Writing into it goes unseen by the tape; assign to it or use `copy_`."""
+        """The raw array. Writing into it goes unseen by the tape and by compiled models.
+
+        Assign to it, use `copy_`, or call `mark_changed` after writing.
+        """
         return self._data
 
     @data.setter
     def data(self, array: Any) -> None:
-        self._data = array.data if isinstance(array, Tensor) else array
+        array = array.data if isinstance(array, Tensor) else array
+        if array is self._data:  # `x.data *= 2` has written into it
+            self.mark_changed()
+        self._data = array
 
     @property
     def shape(self) -> tuple[int, ...]:

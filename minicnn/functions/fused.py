@@ -36,6 +36,10 @@ class ConvBlock(Function):
         self.y, self.winners = k.conv2d_block_forward(x, weight, bias, *self.options)
         return self.y
 
+    @classmethod
+    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+        return backend.conv2d_layer(x_shape, *weights, **options)
+
     def backward(self, grad: Any) -> tuple[Any, ...]:
         return kernels.of(grad).conv2d_block_backward(
             grad, self.y, self.winners, self.x, self.weight, *self.options, self.needs_input_grad
@@ -45,9 +49,8 @@ class ConvBlock(Function):
 class FoldedConvBlock(Function):
     """`ConvBlock` after which batch norm with given statistics stands, folded into weight and bias.
 
-    With scale = gamma / sqrt(var + eps): weight * scale, and (bias - mean) * scale + beta. It is folded anew
-    in every run, so that no change of a parameter is missed; that costs a pass over the weights.
-    Has no gradient: plans use it where none is recorded.
+    With scale = gamma / sqrt(var + eps): weight * scale, and (bias - mean) * scale + beta. Has no gradient:
+    plans use it where none is recorded.
     """
 
     def forward(
@@ -69,15 +72,27 @@ class FoldedConvBlock(Function):
         pool: Any,
     ) -> Any:
         k = kernels.of(x)
-        scale = k.rsqrt(k.add(var, eps))
-        if gamma is not None:
-            scale = k.mul(scale, gamma)
-        shift = k.mul(k.neg(mean) if bias is None else k.sub(bias, mean), scale)
-        if beta is not None:
-            shift = k.add(shift, beta)
-        folded = k.mul(weight, k.reshape(scale, (-1, 1, 1, 1)))
+        folded, shift = _fold(k, weight, bias, gamma, beta, mean, var, eps)
         y, _ = k.conv2d_block_forward(x, folded, shift, stride, padding, dilation, groups, relu, pool)
         return y
+
+    @classmethod
+    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+        geometry = {name: value for name, value in options.items() if name != "eps"}
+        return backend.conv2d_layer(x_shape, *_fold(backend, *weights, options["eps"]), **geometry)
+
+
+def _fold(
+    k: Any, weight: Any, bias: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: float
+) -> tuple[Any, Any]:
+    """Weight and bias of the convolution with the norm in it; k: the back end."""
+    scale = k.rsqrt(k.add(var, eps))
+    if gamma is not None:
+        scale = k.mul(scale, gamma)
+    shift = k.mul(k.neg(mean) if bias is None else k.sub(bias, mean), scale)
+    if beta is not None:
+        shift = k.add(shift, beta)
+    return k.mul(weight, k.reshape(scale, (-1, 1, 1, 1))), shift
 
 
 class BatchNormBlock(Function):
@@ -156,6 +171,10 @@ class LinearReLU(Function):
         self.x, self.weight = x if needs_weight else None, weight if needs_x else None
         self.y = kernels.of(x).linear_relu_forward(x, weight, bias)
         return self.y
+
+    @classmethod
+    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+        return backend.linear_layer(x_shape, *weights, relu=True)
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
         k = kernels.of(grad)

@@ -46,6 +46,10 @@ class Linear(Function):
         self.x, self.weight = x if needs_weight else None, weight if needs_x else None
         return kernels.of(x).linear_forward(x, weight, bias)
 
+    @classmethod
+    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+        return backend.linear_layer(x_shape, *weights, relu=False)
+
     def backward(self, grad: Any) -> tuple[Any, ...]:
         k = kernels.of(grad)
         needs_x, needs_weight, needs_bias = self.needs_input_grad

@@ -10,6 +10,7 @@ the arithmetic of convolutions and matrix products happens.
 from minicnn_kernels.reference import *
 from minicnn_kernels.cpu.activation import *
 from minicnn_kernels.cpu.block import *
+from minicnn_kernels.cpu.chain import *
 from minicnn_kernels.cpu.clustering import *
 from minicnn_kernels.cpu.coding import *
 from minicnn_kernels.cpu.conv import *

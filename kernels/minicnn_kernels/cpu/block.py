@@ -68,7 +68,7 @@ __all__ = [
 # 32x14x14 -> 64 1.4 and 1.2, 64x16x16 -> 128 1.2 and 1.1, 128x8x8 -> 256 1.15 and 1.05.
 # Expected of batch norm, ReLU and pool: 2 and 2.5, the passes over memory saved. Seen: 64x32x32 2.0 and 2.1,
 # 128x16x16 2.2 and 2.2, 256x8x8 2.0 and 2.1; without the pool 1.4 to 1.5 and 1.1 to 1.25.
-_FUSED_POOL = ((2, 2), (2, 2))
+FUSED_POOL = ((2, 2), (2, 2))
 _TASKS = 8  # of the gradient: each has sums of the weight's size
 _PIXELS_PER_TASK = 512  # at least, or the separate kernels share the work better, by output channels
 _PIXELS_PER_GROUP = 256  # so many images at a time that the products are not too small
@@ -76,7 +76,7 @@ _PIXELS_PER_GROUP = 256  # so many images at a time that the products are not to
 
 def conv2d_block_forward(x, weight, bias, stride, padding, dilation, groups, relu, pool):
     """max_pool(relu(weight * x + bias)) -> (y, winners); arguments as `conv2d_forward`'s."""
-    if algorithm("conv2d") == "explicit" or pool not in (None, _FUSED_POOL):
+    if algorithm("conv2d") == "explicit" or pool not in (None, FUSED_POOL):
         y = conv2d_forward(x, weight, bias, stride, padding, dilation, groups)
         return _finish(y, relu, pool)
     n, outputs = x.shape[0], weight.shape[0]
@@ -112,7 +112,7 @@ def conv2d_block_backward(grad, y, winners, x, weight, stride, padding, dilation
 
 def _is_fusable(x, weight, size, groups, pool):
     """Whether there is a fused gradient, and pixels of the convolution's `size` enough for all its tasks."""
-    if algorithm("conv2d") == "explicit" or pool not in (None, _FUSED_POOL):
+    if algorithm("conv2d") == "explicit" or pool not in (None, FUSED_POOL):
         return False
     depthwise = x.shape[1] == groups == weight.shape[0] and groups > 1
     images = x.shape[0]
@@ -188,7 +188,7 @@ def batch_norm_block_forward(x, weight, bias, residual, eps, relu, pool):
     scale, relu = times(inv_std, weight), bool(relu)
     if pool is None:
         return normalize(x, mean, scale, bias, relu, residual), None, mean, inv_std
-    if pool != _FUSED_POOL or residual is not None:
+    if pool != FUSED_POOL or residual is not None:
         return *_finish(normalize(x, mean, scale, bias, relu, residual), relu, pool), mean, inv_std
     n, channels, height, width = x.shape
     y = memory.empty((n, height // 2, width // 2, channels))
@@ -202,7 +202,7 @@ def batch_norm_block_backward(
     grad, y, winners, x, weight, bias, has_residual, mean, inv_std, relu, pool, needs
 ):
     """(dx, dweight, dbias, dresidual) of `batch_norm_block_forward`; see the reference."""
-    if pool == _FUSED_POOL and not has_residual:
+    if pool == FUSED_POOL and not has_residual:
         return *_pooled_gradients(grad, winners, x, weight, mean, inv_std, needs), None
     if pool is not None:
         grad, relu = max_pool2d_backward(grad, winners, x.shape, *pool, (0, 0), (1, 1)), False
