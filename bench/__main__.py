@@ -76,7 +76,9 @@ def main() -> None:
     path = record.write(what, facts, results, output, quick=options.quick)
     print(f"\nwritten to {path}")
     if what == "goals":
-        path.with_suffix(".md").write_text(f"{record.describe(facts)}\n\n{command.table(results)}\n")
+        note = "A quick run: a selection, and rough figures.\n\n" if options.quick else ""
+        text = f"{record.describe(facts)}\n\n{note}{command.table(results)}\n"
+        path.with_suffix(".md").write_text(text, encoding="utf-8")
     if what == "ladder":
         from bench import ladder
 

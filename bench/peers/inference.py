@@ -51,7 +51,7 @@ def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
 Built = tuple[Callable[[int], Forward], Callable[[], dict[str, Any]]]
 
 
-def minicnn(net: str, sample: Sample, threads: int) -> Built:
+def _minicnn(net: str, sample: Sample, threads: int) -> Built:
     """minicnn's compiled plan."""
     import minicnn
     from minicnn import nn
@@ -73,7 +73,7 @@ def minicnn(net: str, sample: Sample, threads: int) -> Built:
     return build, minicnn_facts
 
 
-def torch(net: str, sample: Sample, threads: int, *, kind: str = "eager") -> Built:
+def _torch(net: str, sample: Sample, threads: int, *, kind: str = "eager") -> Built:
     """PyTorch: eager, channels-last, or compiled by torch.compile with its weights frozen in."""
     torch = import_torch(threads)
     model = NETS[net].build(torch.nn).eval()
@@ -84,11 +84,10 @@ def torch(net: str, sample: Sample, threads: int, *, kind: str = "eager") -> Bui
         import torch._inductor.config as inductor
 
         inductor.freezing = True
-        model = torch.compile(model)
+        model = torch.compile(model, dynamic=False)
 
     def build(batch: int) -> Forward:
         images = torch.from_numpy(sample.images[:batch]).contiguous(memory_format=order)
-
         without_tape = torch.no_grad if kind == "compiled" else torch.inference_mode  # which freezing refuses
 
         def forward() -> Any:
@@ -102,7 +101,7 @@ def torch(net: str, sample: Sample, threads: int, *, kind: str = "eager") -> Bui
     return build, torch_facts
 
 
-def onnxruntime(net: str, sample: Sample, threads: int) -> Built:
+def _onnxruntime(net: str, sample: Sample, threads: int) -> Built:
     """ONNX Runtime on its own CPU provider, all graph optimizations."""
     runtime = _import("onnxruntime", "ONNX Runtime")
     _import("onnx", "onnx")
@@ -120,7 +119,7 @@ def onnxruntime(net: str, sample: Sample, threads: int) -> Built:
     return build, lambda: {"version": runtime.__version__, "threads": threads}
 
 
-def openvino(net: str, sample: Sample, threads: int) -> Built:
+def _openvino(net: str, sample: Sample, threads: int) -> Built:
     """OpenVINO told to compute in float32 (it would take bfloat16 where the processor has AMX)."""
     runtime = _import("openvino", "OpenVINO")
     _import("onnx", "onnx")
@@ -149,7 +148,7 @@ def openvino(net: str, sample: Sample, threads: int) -> Built:
     return build, lambda: {"version": version("openvino"), "threads": threads, **settings}
 
 
-def litert(net: str, sample: Sample, threads: int) -> Built:
+def _litert(net: str, sample: Sample, threads: int) -> Built:
     """LiteRT with XNNPACK, which it takes by itself. Images are channels-last before the stopwatch runs."""
     _import("ai_edge_litert", "LiteRT (ai-edge-litert)")
     _import("flatbuffers", "flatbuffers")
@@ -174,7 +173,7 @@ def litert(net: str, sample: Sample, threads: int) -> Built:
     return build, lambda: {"version": version("ai-edge-litert"), "threads": threads}
 
 
-def ncnn(net: str, sample: Sample, threads: int) -> Built:
+def _ncnn(net: str, sample: Sample, threads: int) -> Built:
     """ncnn, image by image (it has no batches), its 16-bit storage and arithmetic off."""
     runtime = _import("ncnn", "ncnn")
     from bench.peers.to_ncnn import to_ncnn
@@ -216,12 +215,12 @@ def _import(module: str, name: str) -> Any:
 
 
 ENGINES: dict[str, Callable[[str, Sample, int], Built]] = {
-    "minicnn": minicnn,
-    "torch": torch,
-    "torch-channels-last": lambda *arguments: torch(*arguments, kind="channels-last"),
-    "torch-compile": lambda *arguments: torch(*arguments, kind="compiled"),
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
-    "litert": litert,
-    "ncnn": ncnn,
+    "minicnn": _minicnn,
+    "torch": _torch,
+    "torch-channels-last": lambda *arguments: _torch(*arguments, kind="channels-last"),
+    "torch-compile": lambda *arguments: _torch(*arguments, kind="compiled"),
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "litert": _litert,
+    "ncnn": _ncnn,
 }
