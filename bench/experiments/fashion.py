@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.experiments.record import Record
-from bench.experiments.rows import Options, Row, run_rows, table
+from bench.experiments.rows import Options, Row, run_rows, save_picture, table
 from minicnn.compress.recipe import Distill, LowRank, Prune, Quantize, Recipe, Share, Step
 
 TITLE = "Fashion-MNIST: W2 (conv 32, conv 64, fc 128, fc 10), compressed"
@@ -57,4 +57,5 @@ def run(record: Record, options: Options) -> str:
     """Run what is missing; gives the table."""
     lines = rows(options)
     run_rows(lines, record, options)
+    save_picture(record, record.path.with_suffix(".png"))
     return table(lines, record)

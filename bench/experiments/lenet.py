@@ -7,7 +7,7 @@ Their errors: 1.64% dense and 1.59% pruned, 0.80% dense and 0.77% pruned; dynami
 from __future__ import annotations
 
 from bench.experiments.record import Record
-from bench.experiments.rows import Options, Row, run_rows, table
+from bench.experiments.rows import Options, Row, run_rows, save_picture, table
 from minicnn.compress.recipe import Prune, Recipe
 
 TITLE = "MNIST: LeNets pruned"
@@ -45,4 +45,5 @@ def run(record: Record, options: Options) -> str:
     """Run what is missing; gives the table."""
     lines = rows(options)
     run_rows(lines, record, options)
+    save_picture(record, record.path.with_suffix(".png"))
     return table(lines, record)

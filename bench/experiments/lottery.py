@@ -7,6 +7,7 @@ between; the same masks over new random weights do not.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import minicnn
@@ -69,12 +70,16 @@ def _search(seed: int, options: Options) -> tuple[list[dict[str, float]], list[d
 def _table(record: Record) -> str:
     tickets, controls = record.rows.get("ticket", {}), record.rows.get("random", {})
     lines = []
-    for number in range(len(next(iter(tickets.values()))["rounds"]) if tickets else 0):
-        left, _ = across(tickets, lambda one, i=number: 100 * one["rounds"][i]["left"])
-        mean, deviation = across(tickets, lambda one, i=number: 100 * one["rounds"][i]["accuracy"])
+    for number in range(min((len(one["rounds"]) for one in tickets.values()), default=0)):
+        left, _ = across(tickets, _percent(number, "left"))
+        mean, deviation = across(tickets, _percent(number, "accuracy"))
         control = ""
         if number:
-            other, spread = across(controls, lambda one, i=number - 1: 100 * one["rounds"][i]["accuracy"])
+            other, spread = across(controls, _percent(number - 1, "accuracy"))
             control = f"{other:.2f} ± {spread:.2f}"
         lines.append([f"{left:.1f}%", f"{mean:.2f} ± {deviation:.2f}", control, f"{len(tickets)}"])
     return markdown(["weights left", "ticket, %", "same mask, new weights, %", "seeds"], lines)
+
+
+def _percent(number: int, key: str) -> Callable[[dict[str, Any]], float]:
+    return lambda one: 100 * one["rounds"][number][key]

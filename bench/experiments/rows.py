@@ -10,6 +10,7 @@ from typing import Any
 from bench.experiments.record import Record, across
 from bench.record import markdown
 from minicnn.compress.recipe import Distill, Recipe
+from minicnn.compress.report.plots import STYLE, matplotlib_figure, plot_pareto
 from minicnn.compress.run import run_recipe
 
 
@@ -86,7 +87,7 @@ def _folder(row: Row, seed: int, options: Options) -> Path:
 
 
 def table(rows: list[Row], record: Record) -> str:
-    """Accuracy (mean and standard deviation over seeds), what it lost to its base, and the size."""
+    """Accuracy (mean and standard deviation over seeds), and accuracy and size against the base."""
     lines = []
     for row in rows:
         seeds = record.rows.get(row.name)
@@ -98,8 +99,7 @@ def table(rows: list[Row], record: Record) -> str:
         if other and record.rows.get(other):
             reference, _ = across(record.rows[other], lambda numbers: 100 * numbers["accuracy"])
             gap = f"{mean - reference:+.2f}"
-        dense = next(iter(record.rows.values()))
-        whole, _ = across(dense, lambda numbers: numbers["total"]["bytes"])
+        whole, _ = across(record.rows.get(other or "", seeds), lambda numbers: numbers["total"]["bytes"])
         size, _ = across(seeds, lambda numbers: numbers["total"]["bytes"])
         left, _ = across(seeds, lambda numbers: numbers["total"]["nonzeros"])
         macs, _ = across(seeds, lambda numbers: numbers["total"]["macs_nonzero"])
@@ -121,7 +121,27 @@ def table(rows: list[Row], record: Record) -> str:
         "seconds",
     ]
     return markdown(header, lines) + (
-        "\n\nPoints: against the model that the row began with, or learned from. MMACs: million "
+        "\n\nPoints, smaller: against the model that the row began with, or learned from. MMACs: million "
         "multiply-accumulates per image that do not multiply by a zero weight. Bytes are computed, not of a "
         "file: the cheapest plain coding of each layer, tables included."
     )
+
+
+def save_picture(record: Record, path: Path) -> None:
+    """Accuracy against computed bytes, means over seeds; without matplotlib nothing but a word about it."""
+    try:
+        figure_class, context = matplotlib_figure()
+    except ImportError as error:
+        print(f"no picture: {error}")
+        return
+    points = {
+        name: {
+            "accuracy": across(seeds, lambda numbers: numbers["accuracy"])[0],
+            "bytes": across(seeds, lambda numbers: numbers["total"]["bytes"])[0],
+        }
+        for name, seeds in record.rows.items()
+    }
+    with context(STYLE):
+        figure = figure_class(figsize=(9, 5), layout="constrained")
+        plot_pareto(figure, points)
+        figure.savefig(path, dpi=120, facecolor="white")

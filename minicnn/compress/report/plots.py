@@ -19,7 +19,7 @@ from minicnn.compress.report.tables import points
 from minicnn.compress.sensitivity import Sensitivity
 
 _BEFORE, _AFTER, _OTHERS, _INK = "#D55E00", "#0072B2", "#777777", "#222222"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 10,
     "text.color": _INK,
     "axes.edgecolor": "#888888",
@@ -47,7 +47,7 @@ def svg_plots(report: dict[str, Any]) -> dict[str, str]:
 
 def _svg(draw: Callable[[Any, Any], None], size: tuple[float, float], report: Any, title: str) -> str:
     figure_class, context = matplotlib_figure()
-    with context(_STYLE | {"svg.hashsalt": title}):  # so that no two plots of a page have ids in common
+    with context(STYLE | {"svg.hashsalt": title}):  # so that no two plots of a page have ids in common
         figure = figure_class(figsize=size, layout="constrained")
         draw(figure, report)
         buffer = io.StringIO()
@@ -169,7 +169,7 @@ def plot_pareto(figure: Any, results: Mapping[str, Mapping[str, Any]], x: str = 
 def save_sensitivity(path: Path, found: Sensitivity) -> None:
     """Accuracy against the rate, a line for each layer, as a picture. Raises ImportError as `svg_plots`."""
     figure_class, context = matplotlib_figure()
-    with context(_STYLE):
+    with context(STYLE):
         figure = figure_class(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.axhline(100 * found.baseline, color=_OTHERS, linewidth=1, linestyle=":", label="nothing pruned")
