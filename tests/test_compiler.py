@@ -46,6 +46,14 @@ def run(program, folder, **environment):
     return result.stdout, result.stderr
 
 
+def run_with(layer, program, folder):
+    """Run `program` on one of Numba's threading layers; skip the test where that lacks its library."""
+    probe = f"import numba; numba.config.THREADING_LAYER = {layer!r}; numba.set_num_threads(1)"
+    if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode:
+        pytest.skip(f"Numba's threading layer {layer} needs a library that is not installed")
+    return run(program, folder, NUMBA_THREADING_LAYER=layer)
+
+
 @pytest.fixture(scope="module")
 def warm_folder(tmp_path_factory):
     """A cache folder that holds what PROGRAM compiles, and what its first run wrote to stderr."""
@@ -147,7 +155,8 @@ def test_processes_that_remove_the_same_versions_do_not_disturb_each_other(tmp_p
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_computes_the_same_without_threads(warm_folder):
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
+def test_a_forked_child_computes_the_same(warm_folder, layer):
     program = """
 import os
 import numpy as np
@@ -162,7 +171,7 @@ if child == 0:
     os._exit(0 if same else 1)
 assert os.waitpid(child, 0)[1] == 0
 """
-    run(program, warm_folder[0])
+    run_with(layer, program, warm_folder[0])
 
 
 def test_the_number_of_threads_holds_in_every_python_thread():
@@ -185,7 +194,28 @@ def test_the_number_of_threads_holds_in_every_python_thread():
         kernels.set_threads(before)
 
 
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_a_process_that_is_started_afresh_computes_the_same(warm_folder, tmp_path):
+    (tmp_path / "work.py").write_text("""
+import numpy as np
+import minicnn_kernels as kernels
+
+def product(seed):
+    a = np.random.default_rng(seed).standard_normal((200, 200), np.float32)
+    return kernels.backend("cpu").matmul(a, a)
+""")
+    program = f"""
+import multiprocessing, sys
+sys.path.insert(0, {str(tmp_path)!r})
+import work
+here = [work.product(seed) for seed in range(4)]
+with multiprocessing.get_context("spawn").Pool(2) as pool:
+    there = pool.map(work.product, range(4))
+assert all((a == b).all() for a, b in zip(here, there))
+"""
+    run(program, warm_folder[0])
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
 def test_python_threads_that_meet_in_the_kernels_get_the_right_results(warm_folder, layer):
     program = """
 import threading
@@ -205,4 +235,4 @@ for worker in workers: worker.start()
 for worker in workers: worker.join()
 assert not wrong
 """
-    run(program, warm_folder[0], NUMBA_THREADING_LAYER=layer)
+    run_with(layer, program, warm_folder[0])

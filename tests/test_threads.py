@@ -101,3 +101,57 @@ def test_how_long_threads_spin_is_left_to_whoever_set_it_and_to_child_processes(
     code = "import os, minicnn_kernels as k; k.backend('cpu'); print(os.environ.get('GOMP_SPINCOUNT'))"
     assert python(code).stdout == "None\n"
     assert python(code, GOMP_SPINCOUNT="7").stdout == "7\n"
+
+
+TWO_TRAININGS = """
+import threading
+import numba
+import numpy as np
+import minicnn
+from minicnn import nn, optim
+from minicnn.nn import functional as F
+
+def make(seed):
+    minicnn.manual_seed(seed)
+    layers = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 8 * 8, 40), nn.ReLU(), nn.Linear(40, 10))
+
+def train(model, run, seed):
+    rng = np.random.default_rng(seed)
+    optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(6):
+        x = minicnn.tensor(rng.standard_normal((32, 3, 16, 16), np.float32))
+        optimizer.zero_grad()
+        F.cross_entropy(run(x), minicnn.tensor(rng.integers(0, 10, 32))).backward()
+        optimizer.step()
+
+def weights(model):
+    return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+
+def make_runs():
+    one, two = make(1), make(2)
+    return [(one, minicnn.compile(one), 1), (two, two, 2)]
+
+alone = make_runs()
+for arguments in alone:
+    train(*arguments)
+for _ in range(3):
+    together = make_runs()
+    threads = [threading.Thread(target=train, args=arguments) for arguments in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for (one, *_), (two, *_) in zip(alone, together):
+        assert weights(one) == weights(two)
+print(numba.threading_layer())
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
+def test_two_python_threads_that_train_two_models_get_the_bits_of_each_alone(layer):
+    done = python(TWO_TRAININGS, NUMBA_THREADING_LAYER=layer)
+    if "No threading layer could be loaded" in done.stderr:
+        pytest.skip(f"Numba's threading layer {layer} needs a library that is not installed")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{layer}\n"
