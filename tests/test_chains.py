@@ -21,7 +21,7 @@ def _poisoned_pool():
 
 
 def make() -> nn.Module:
-    """Every kind of layer that a chain holds: convolutions by Winograd, direct, strided, depthwise, grouped."""
+    """All that a chain holds: convolutions by Winograd, direct, strided, depthwise and grouped, and pools."""
     minicnn.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(),
