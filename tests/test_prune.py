@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from test_training import trained
 
 import minicnn
+import minicnn_kernels as kernels
 from minicnn import nn, optim
 from minicnn.compress import (
     attach_masks,
@@ -536,6 +537,30 @@ def test_smallest_equals_a_stable_sort(scores, data):
     expected = np.zeros(len(scores), bool)
     expected[np.argsort(scores, kind="stable")[:count]] = True
     np.testing.assert_array_equal(reference.smallest(np.array(scores), count), expected)
+
+
+@pytest.mark.parametrize("order", ["same", "other", "gaps"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(0, 3), (5, 7), (70, 3, 20, 20)])
+def test_masked_values_become_positive_zeros_whatever_they_were(shape, dtype, order, rng):
+    x = (
+        rng.standard_normal((*shape, 2)).astype(dtype)[..., 0]
+        if order == "gaps"
+        else rng.standard_normal(shape)
+    )
+    x = x.astype(dtype, copy=False)
+    keep = rng.random(shape) < 0.5
+    x.reshape(-1)[:9] = np.array([np.nan, np.inf, -np.inf, -0.0, -1, 1, np.nan, np.nan, -0.0])[: x.size]
+    if order == "other":
+        keep = keep.T.copy().T
+    expected = np.where(keep, x, np.zeros((), dtype))
+    cpu = kernels.backend("cpu")
+    before = x.copy()
+    result = cpu.apply_mask(x, keep)
+    assert result.tobytes() == expected.tobytes() == reference.apply_mask(x, keep).tobytes()
+    assert x.tobytes() == before.tobytes()
+    cpu.apply_mask_(x, keep)
+    assert x.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])

@@ -17,6 +17,7 @@ from minicnn_kernels.cpu.conv import *
 from minicnn_kernels.cpu.elementwise import *
 from minicnn_kernels.cpu.linear import *
 from minicnn_kernels.cpu.loss import *
+from minicnn_kernels.cpu.mask import *
 from minicnn_kernels.cpu.normalization import *
 from minicnn_kernels.cpu.optim import *
 from minicnn_kernels.cpu.pooling import *

@@ -1,4 +1,4 @@
-"""Fake quantization in one pass, masks in the order of memory, integer sums in float32 where that is exact.
+"""Fake quantization in one pass, integer sums in float32 where that is exact.
 
 Rules and formulas are in `reference/quantization.py`, and results are equal to those there to the last bit,
 but for the gradient of a scale, a sum. A scale per channel is fast where channels are innermost in memory, as
@@ -20,7 +20,6 @@ from minicnn_kernels.cpu.pooling import avg_pool2d_forward
 from minicnn_kernels.reference import quantization as reference
 
 __all__ = [
-    "apply_mask",
     "fake_quantize_backward",
     "fake_quantize_backward_scale",
     "fake_quantize_forward",
@@ -31,14 +30,6 @@ __all__ = [
 ]
 
 _EXACT = 1 << 24  # float32 holds every whole number up to here
-
-
-def apply_mask(x, keep):
-    """x where `keep` (bool, the shape of x) holds, and +0 elsewhere."""
-    result = memory.empty_like(x)
-    result.fill(0)
-    np.copyto(result, x, where=keep)
-    return result
 
 
 def value_range(x, axis):
