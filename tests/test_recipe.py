@@ -90,6 +90,10 @@ def test_the_timeline_tells_what_happens_when():
         (values({"do": "prune", "rate": 0.5, "start": 3, "end": 3}), "end = 3 is not after start = 3"),
         (values({"do": "prune", "rate": 0.5, "end": 3}), "end = 3 without start"),
         (values({"do": "prune", "rate": 0.5, "initial": 0.1}), "initial = 0.1 without end"),
+        (
+            values({"do": "prune", "rate": 0.5, "every": "1 day"}),
+            "every: expected '1 epoch' or '100 batches'",
+        ),
         (values({"do": "prune", "rate": 0.5, "score": "bn_scale"}), "bn_scale"),
         (
             values({"do": "quantize", "bits": 1}),
@@ -146,6 +150,7 @@ def trained(bands, tmp_path_factory):
 def recipe(folder, *steps, **options):
     """A short training on bands."""
     base = {"epochs": 4, "batch_size": 10, "lr": 0.02, "warmup": 0, "augment": [], "report": ("json",)}
+    base |= {"model_options": {"width": 0.5}}
     return Recipe(data=folder, steps=steps, **(base | options))
 
 
@@ -176,13 +181,16 @@ STEPS = {
         LowRank(ratio=0.5, start=1),
         Prune(rate=0.25, start=2, unit="filter", layers=("conv*",)),
     ),
+    "prune what may return": (
+        Prune(rate=0.9, start=0, end=3, regrow=True, every="2 batches", scope="global"),
+    ),
     "after training": (Prune(rate=0.5), Quantize(bits=8)),
 }
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_recipe_that_was_killed_goes_on_bit_for_bit(name, bands, tmp_path, monkeypatch):
-    options = {"model_options": {"batch_norm": True}} if "batch norm" in name else {}
+    options = {"model_options": {"width": 0.5, "batch_norm": True}} if "batch norm" in name else {}
     whole = recipe(bands, *STEPS[name], **options)
     run_recipe(whole, tmp_path / "whole", progress=False)
     for batches in (8, 20):  # in the second and the fourth epoch: after one step, and after all of them
@@ -196,6 +204,16 @@ def test_a_recipe_that_was_killed_goes_on_bit_for_bit(name, bands, tmp_path, mon
         assert describe(model) == describe(expected)
         for key, value in expected.state_dict().items():
             np.testing.assert_array_equal(model.state_dict()[key].numpy(), value.numpy(), err_msg=key)
+
+
+def test_what_may_return_is_gone_at_the_end(bands, tmp_path):
+    step = Prune(rate=0.9, start=0, end=3, regrow=True, every="2 batches", scope="global")
+    run_recipe(recipe(bands, step), tmp_path, progress=False)
+    model, _ = load_trained(tmp_path / "model.npz")
+    for one in attached(model, "mask"):
+        hidden = one.module._parameters[one.place].detach().numpy()[~one.transform.keep.numpy()]
+        assert hidden.size
+        assert not hidden.any()
 
 
 def test_the_file_of_a_compressed_model_gives_the_same_answers(bands, tmp_path):
@@ -242,7 +260,12 @@ def test_a_checkpoint_of_another_recipe_is_refused(bands, trained, tmp_path):
     with pytest.raises(CheckpointError, match=r"steps\.1\.rate is 0\.5 in the checkpoint and 0\.6 here"):
         run_recipe(recipe(bands, Prune(rate=0.6, start=1)), tmp_path, resume=True, progress=False)
     with pytest.raises(CheckpointError, match="model is simple in the checkpoint and lenet-300-100 here"):
-        run_recipe(recipe(bands, model="lenet-300-100"), tmp_path / "b", checkpoint=trained, progress=False)
+        run_recipe(
+            recipe(bands, model="lenet-300-100", model_options={}),
+            tmp_path / "b",
+            checkpoint=trained,
+            progress=False,
+        )
     with pytest.raises(CheckpointError, match="there is no such file"):
         run_recipe(recipe(bands, Distill(teacher="nowhere.npz")), tmp_path / "c", progress=False)
 

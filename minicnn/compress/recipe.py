@@ -47,6 +47,12 @@ def _unit(value: Any) -> str | None:
     return f"expected one of {', '.join(units)}, or n of m as in 2:4"
 
 
+def _every(value: Any) -> str | None:
+    if isinstance(value, str) and re.fullmatch(r"[1-9]\d* (epoch|batch|epochs|batches)", value):
+        return None
+    return "expected '1 epoch' or '100 batches'"
+
+
 def _bits_of_layers(value: Any) -> str | None:
     if isinstance(value, dict) and all(bits in _BITS for bits in value.values()):
         return None
@@ -62,6 +68,7 @@ _RULES: dict[str, Rule] = {
     "end": COUNT,
     "rate": _rates,
     "initial": FRACTION,
+    "every": _every,
     "unit": _unit,
     "score": ("l1", "l2", "taylor", "random", "bn_scale"),
     "scope": ("layer", "global"),
@@ -106,13 +113,16 @@ class Prune(Step):
     """Remove a share of the weights: at once at `start`, or more and more until `end` epochs are done.
 
     rate: the share, or one for each layer by name. initial: the share that a gradual pruning begins with.
-    The rest as in `minicnn.compress.prune`.
+    every: how often it goes on, "1 epoch" or "100 batches". regrow: until `end` what is pruned goes on being
+    trained and may return. The rest as in `minicnn.compress.prune`.
     """
 
     do = "prune"
     rate: float | dict[str, float] | None = None
     end: int | None = None
     initial: float = 0.0
+    every: str = "1 epoch"
+    regrow: bool = False
     unit: str = "weight"
     score: str = "l1"
     scope: str = "layer"
@@ -127,8 +137,10 @@ class Prune(Step):
                 yield f"end = {self.end} is not after start = {self.start}"
             if ":" in self.unit:
                 yield f"unit = {self.unit!r} is one rate, which leaves nothing to do until end"
-        elif self.initial:
-            yield f"initial = {self.initial:g} without end: a pruning at once has no beginning"
+        else:
+            for name in ("initial", "every", "regrow"):
+                if getattr(self, name) != getattr(Prune, name):
+                    yield f"{name} = {getattr(self, name)!r} without end: this pruning happens at once"
         if not isinstance(self.rate, dict) and self.rate is not None and self.initial > self.rate:
             yield f"initial = {self.initial:g} is above rate = {self.rate:g}"
         if isinstance(self.rate, dict) and self.layers is not None:

@@ -14,6 +14,7 @@ from minicnn import data
 from minicnn.compress.bias_correction import correct_bias
 from minicnn.compress.equalize import equalize
 from minicnn.compress.low_rank import low_rank
+from minicnn.compress.mask import set_mask
 from minicnn.compress.prune import prune
 from minicnn.compress.quantize import freeze_quantizers, quantize
 from minicnn.compress.recipe import LowRank, Prune, Quantize, Recipe, Share, Step
@@ -23,6 +24,7 @@ from minicnn.compress.share import share
 from minicnn.compress.structure import describe, restore
 from minicnn.data import Dataset
 from minicnn.nn.module import Module
+from minicnn.nn.transform import attached
 from minicnn.training.callbacks import Callback
 from minicnn.training.trainer import Run
 
@@ -93,7 +95,12 @@ class Compressor:
         )
 
     def finish(self) -> None:
-        """After the last epoch: the steps without a start; lattices stop moving, biases are corrected."""
+        """After the last epoch: what was pruned is gone, and the steps without a start happen.
+
+        Lattices stop moving, and biases are corrected.
+        """
+        for one in attached(self.model, "mask"):
+            set_mask(one.module, one.place, one.transform.keep.data)
         for step in self.recipe.steps:
             if step.start is None:
                 self.apply(step)
@@ -133,6 +140,7 @@ class Steps(Callback):
         for step in self.compressor.recipe.steps:
             if isinstance(step, Prune) and step.end is not None:
                 options = self.compressor.prune_options(step)
+                options |= {"every": step.every, "hard": not step.regrow}
                 made.append(
                     PolynomialPruning(step.start or 0, step.end, step.initial, step.rate or 0, **options)
                 )
