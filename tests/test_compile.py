@@ -284,3 +284,114 @@ def test_training_a_compiled_model_is_bit_identical_over_thread_counts() -> None
 def test_compile_refuses_what_is_no_module() -> None:
     with pytest.raises(TypeError, match=r"compile: expected a minicnn\.nn\.Module, got function"):
         minicnn.compile(F.relu)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_a_step_of_every_model_has_the_same_bits_on_one_thread_and_two(name: str) -> None:
+    results = []
+    for threads in (1, min(2, kernels.threads.available_cores())):
+        kernels.set_threads(threads)
+        model = make(name)
+        compiled = minicnn.compile(model)
+        output, gradients = step(compiled, model, images(name))
+        results.append([output, *gradients.values(), *(buffer.numpy().copy() for buffer in model.buffers())])
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+class Shared(nn.Module):
+    """A weight that is used twice, dropout, batch norm, a residual connection and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.first, self.last = nn.Linear(8 * 3 * 3, 6), nn.Linear(6, 10)
+        self.dropout = nn.Dropout(0.4)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x)).relu()
+        y = (self.conv(y) + x).relu()
+        y = F.max_pool2d(minicnn.cat([x, y], 1), 2)
+        return self.last(self.dropout(self.first(y.flatten(1)).relu()))
+
+
+def test_whatever_happens_between_two_steps_is_seen_on_poisoned_memory() -> None:
+    minicnn.manual_seed(1)
+    plain = Shared()
+    model = copy.deepcopy(plain)
+    compiled = minicnn.compile(model)
+    initial = {key: value.numpy().copy() for key, value in plain.state_dict().items()}
+
+    def freeze(model: Shared, frozen: bool) -> None:
+        for parameter in model.conv.parameters():
+            parameter.requires_grad_(not frozen)
+
+    def replace(model: Shared) -> None:
+        model.first.weight = nn.Parameter(minicnn.full(model.first.weight.shape, 0.01))
+
+    def load(model: Shared) -> None:
+        model.load_state_dict({key: minicnn.tensor(value) for key, value in initial.items()})
+
+    def update(model: Shared) -> None:
+        optimizer = optim.SGD([p for p in model.parameters() if p.grad is not None], lr=0.1)
+        optimizer.step()
+
+    def drop(model: Shared) -> None:
+        model.dropout = nn.Identity()
+
+    events = [
+        (4, lambda model: None),
+        (4, update),
+        (3, update),  # the last, short batch of an epoch
+        (4, lambda model: model.eval()),
+        (1, lambda model: None),
+        (4, lambda model: model.train()),
+        (4, lambda model: freeze(model, True)),
+        (4, update),
+        (4, replace),
+        (4, update),
+        (4, load),
+        (4, lambda model: freeze(model, False)),
+        (4, drop),
+        (4, update),
+    ]
+    previous = kernels.memory.poison(True)
+    try:
+        for i, (n, event) in enumerate(events):
+            x = np.random.default_rng(i).standard_normal((n, 4, 6, 6)).astype(np.float32)
+            results = []
+            for one, run in ((model, compiled), (plain, plain)):
+                event(one)
+                one.zero_grad()
+                minicnn.manual_seed(i)
+                output = run(minicnn.tensor(x))
+                F.cross_entropy(output, minicnn.tensor(np.arange(n))).backward()
+                gradients = {key: p.grad for key, p in one.named_parameters()}
+                results.append((output.detach().numpy(), gradients, dict(one.named_buffers())))
+            (got, gradients, buffers), (expected, expected_gradients, expected_buffers) = results
+            assert_close(got, expected)
+            for key, gradient in expected_gradients.items():
+                assert (gradient is None) == (gradients[key] is None), (i, key)
+                if gradient is not None:
+                    assert_close(gradients[key].numpy(), gradient.numpy())
+            for key, buffer in expected_buffers.items():
+                assert_close(buffers[key].numpy(), buffer.numpy())
+        assert len(compiled.plans()) == 5  # batches of 4 and 3, of 1 in evaluation, a new shape of model
+    finally:
+        kernels.memory.poison(previous)
+
+
+def test_gradients_reach_two_inputs_and_a_residual() -> None:
+    model = Branches()
+    compiled = minicnn.compile(model)
+    values = [np.random.default_rng(i).standard_normal((2, 2 + i, 6, 6)).astype(np.float32) for i in range(2)]
+    gradients = []
+    for run in (compiled, compiled, model):
+        model.zero_grad()
+        inputs = [minicnn.tensor(value, requires_grad=True) for value in values]
+        pooled, first = run(*inputs)
+        (pooled.sum() + (first * first).sum()).backward()
+        gradients.append([tensor.grad.numpy().copy() for tensor in (*inputs, *model.parameters())])
+    for got in gradients[:2]:
+        for one, expected in zip(got, gradients[2], strict=True):
+            assert_close(one, expected)

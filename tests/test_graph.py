@@ -9,6 +9,7 @@ import pytest
 
 import minicnn
 from minicnn import graph, models, nn
+from minicnn_kernels import memory
 
 
 @pytest.fixture
@@ -90,3 +91,54 @@ def test_pictures_name_every_op(simple_graph: graph.Graph) -> None:
         assert any(label.startswith(node.name) for label in texts)
         assert node.name in text
     assert text.count("->") == len(simple_graph.nodes)  # a chain: one edge into each op
+
+
+class Elementwise(nn.Module):
+    def forward(self, x):
+        a = x.relu()
+        b = (a.exp() + a).sigmoid()
+        return b.reshape(-1) * 2
+
+
+def test_lives_end_with_the_last_reader_and_memory_is_used_again() -> None:
+    recorded = graph.trace(Elementwise(), np.ones((512, 512), np.float32))
+    relu, exp, add, sigmoid, mul = graph.lifetimes(recorded)
+    assert [life.value.name for life in (relu, exp, add, sigmoid, mul)] == ["%0", "%1", "%2", "%3", "%5"]
+    assert [(life.first, life.last) for life in (relu, exp, add)] == [(0, 2), (1, 2), (2, 3)]
+    assert (sigmoid.first, sigmoid.last) == (3, 5)  # what reshape returns is a view of it
+    assert mul.last == len(recorded.nodes)  # the caller's
+    assert relu.buffer != exp.buffer != add.buffer != relu.buffer
+    assert sigmoid.buffer in (relu.buffer, exp.buffer)
+    assert graph.peak_bytes(recorded) == 3 << 20
+    table = graph.memory_table(recorded)
+    assert "5 results of 5120.0 KiB in 3 buffers of 3072.0 KiB; at most 3072.0 KiB at once" in table
+
+
+def test_a_plan_takes_as_much_memory_as_its_graph_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = minicnn.ones(512, 512)
+    compiled = minicnn.compile(Elementwise())
+    with minicnn.no_grad():
+        compiled(x)
+        (plan,) = compiled.plans()
+        memory.clear()
+        held, most, raws = 0, 0, set()
+        take, give_back = memory._take, memory._give_back
+
+        def counted_take(nbytes):
+            nonlocal held, most
+            raw = take(nbytes)
+            held, most = held + nbytes, max(most, held + nbytes)
+            raws.add(raw.ctypes.data)
+            return raw
+
+        def counted_give_back(raw):
+            nonlocal held
+            held -= raw.nbytes - memory.ALIGNMENT
+            give_back(raw)
+
+        monkeypatch.setattr(memory, "_take", counted_take)
+        monkeypatch.setattr(memory, "_give_back", counted_give_back)
+        result = compiled(x)
+    assert result.shape == (512 * 512,)
+    assert most == graph.peak_bytes(plan.graph)
+    assert len(raws) == len({life.buffer for life in graph.lifetimes(plan.graph)})

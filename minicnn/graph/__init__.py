@@ -7,6 +7,7 @@ from minicnn.graph.cost import Cost, cost
 from minicnn.graph.draw import dot, svg
 from minicnn.graph.fuse import fuse
 from minicnn.graph.ir import Graph, Node, Value
+from minicnn.graph.lifetimes import Life, lifetimes, memory_table, peak_bytes
 from minicnn.graph.plan import Plan
 from minicnn.graph.trace import TraceError, record, trace
 
@@ -15,6 +16,7 @@ __all__ = [
     "CompiledModule",
     "Cost",
     "Graph",
+    "Life",
     "Node",
     "Plan",
     "TraceError",
@@ -24,6 +26,9 @@ __all__ = [
     "dot",
     "fold_constants",
     "fuse",
+    "lifetimes",
+    "memory_table",
+    "peak_bytes",
     "record",
     "remove_channels",
     "svg",

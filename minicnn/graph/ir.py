@@ -24,6 +24,7 @@ class Value:
 
     name: parameter path ('features.0.weight'), 'input', or '%7' for results.
     tensor: the tensor itself for parameters, buffers and constants; None for inputs and results.
+    view_of: the value whose memory a result looked into when it was recorded; None if it has its own.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Value:
     shape: tuple[int, ...]
     dtype: np.dtype
     tensor: Tensor | None = None
+    view_of: Value | None = None
 
     @property
     def size(self) -> int:

@@ -71,6 +71,8 @@ class _Tracer:
         for result in results:
             outputs.append(self.define(result, f"%{self.results}", "result"))
             self.results += 1
+        if function.is_view and np.may_share_memory(results[0].data, inputs[0].data):
+            outputs[0].view_of = sources[0]
         node = Node(function, sources, dict(options), tuple(outputs), scope.path(), is_grad_enabled())
         self.nodes.append(node)
 
