@@ -65,7 +65,7 @@ class _Tracer:
         value = self.values[id(array)] = Value(name, kind, array.shape, array.dtype, held)
         return value
 
-    def op(self, function: type, inputs: tuple, options: dict, results: tuple) -> None:
+    def op(self, function: type[Function], inputs: tuple, options: dict, results: tuple) -> None:
         sources = tuple(self.value(x) if isinstance(x, Tensor) else x for x in inputs)
         outputs = []
         for result in results:
