@@ -14,6 +14,7 @@ from minicnn import nn, optim
 from minicnn.compress import (
     attach_masks,
     layers_of,
+    low_rank,
     masks,
     prune,
     prune_below,
@@ -303,6 +304,18 @@ def test_a_hard_mask_refuses_to_shrink_and_a_soft_one_brings_weights_back():
     hidden = np.abs(raw(model.fc, "weight").detach().numpy())
     assert prune(model, 0.2, hard=False)["fc"] == 0.2
     assert np.count_nonzero(weight(model, "fc")) == hidden.size - round(0.2 * hidden.size)
+
+
+def test_a_mask_ranks_what_it_gets_from_a_low_rank_form():
+    model = net()
+    low_rank(model, rank=2, layers=["fc"])
+    before = np.abs(weight(model, "fc"))
+    prune(model, 0.5, layers=["fc"])
+    zero = weight(model, "fc") == 0
+    assert zero.sum() == 240
+    assert before[zero].max() <= before[~zero].min()
+    with pytest.raises(ValueError, match="no gradient of the loss reaches the weight of layer 'fc'"):
+        prune(model, 0.8, layers=["fc"], score="taylor", data=[batch()])
 
 
 def test_filters_may_follow_weights():

@@ -7,7 +7,7 @@ import pytest
 
 import minicnn
 from minicnn import nn
-from minicnn.compress import lasso_reconstruction, masks, prune
+from minicnn.compress import lasso_reconstruction, low_rank, masks, prune
 from minicnn.nn.transform import attached, raw
 from minicnn_kernels import reference
 
@@ -193,6 +193,18 @@ def test_bad_arguments_are_refused(arguments, message):
     assert not list(attached(model))
 
 
+def test_channels_that_are_pruned_stay_so():
+    model = net()
+    prune(model, 0.5, unit="channel", layers=["2"])
+    before = masks(model)["2"]
+    with pytest.raises(ValueError, match="layer '2' has 4 channels pruned already, and 2 are asked for"):
+        lasso_reconstruction(model, "2", 0.25, batches())
+    lasso_reconstruction(model, "2", 0.625, batches())
+    after = masks(model)["2"]
+    assert after.sum() == 3 * 6 * 9
+    assert not (after & ~before).any()
+
+
 def test_no_data_is_refused():
     with pytest.raises(ValueError, match="data yields no batches"):
         lasso_reconstruction(net(), "2", 0.5, [])
@@ -202,6 +214,13 @@ def test_grouped_convolutions_are_refused():
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
     with pytest.raises(ValueError, match="expected one group and a number as padding"):
         lasso_reconstruction(model, "0", 0.5, batches())
+
+
+def test_a_layer_in_low_rank_form_is_refused():
+    model = net()
+    low_rank(model, rank=2, layers=["7"])
+    with pytest.raises(ValueError, match="a low-rank form stands in for the weight of layer '7'"):
+        lasso_reconstruction(model, "7", 0.5, batches())
 
 
 def test_a_layer_with_single_weights_pruned_is_refused():

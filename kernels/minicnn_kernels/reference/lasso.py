@@ -68,9 +68,11 @@ def lasso(gram, target, penalty, start, tolerance):
 def choose_channels(gram, target, count):
     """True at the `count` channels that the LASSO does without: the largest penalty that leaves C - count.
 
-    Columns are scaled to length 1; where penalties jump over that number the smallest b go. (C,) bool.
+    Columns are scaled to length 1; where penalties jump over that number the smallest b go, and empty columns
+    before all. (C,) bool.
     """
-    length = np.sqrt(np.where(gram.diagonal() > 0, gram.diagonal(), np.inf))
+    empty = gram.diagonal() <= 0
+    length = np.sqrt(np.where(empty, np.inf, gram.diagonal()))
     gram, target = gram / np.outer(length, length), target / length
     wanted = len(target) - count
     low, high = 0.0, np.abs(target).max(initial=0)  # at `high` nothing is left
@@ -84,7 +86,7 @@ def choose_channels(gram, target, count):
             b = trial
         if left == wanted:
             break
-    return smallest(np.abs(b), count)
+    return smallest(np.where(empty, -1, np.abs(b)), count)
 
 
 def fit_channels(x, keep, y):
