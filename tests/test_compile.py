@@ -80,10 +80,46 @@ def test_plans_are_fused() -> None:
         compiled(images("resnet-20"))
     training, evaluation = ([node.name for node in plan.graph.nodes] for plan in compiled.plans())
     assert training.count("BatchNormBlock") == 19  # with the sums and the counting of batches
-    assert {"Add", "AddReLU", "Overwrite"}.isdisjoint(training)
+    assert {"Add", "AddReLU", "Overwrite", "GetItem", "Pad"}.isdisjoint(training)
+    assert training.count("Shortcut") == evaluation.count("Shortcut") == 2
     assert evaluation.count("AddReLU") == 9
     assert evaluation.count("FoldedConvBlock") == 19
     assert "ReLU" not in training + evaluation
+
+
+@pytest.mark.parametrize(
+    ("pick", "pad", "fused"),
+    [
+        (lambda x: x[:, :, ::2, ::3], (0, 0, 0, 0, 1, 2), True),
+        (lambda x: x[:, :, :, ::2], (0, 0, 0, 0, 0, 2), True),
+        (lambda x: x[:, :, 1::2, ::2], (0, 0, 0, 0, 1, 2), False),
+        (lambda x: x[:, ::2, ::2, ::2], (0, 0, 0, 0, 1, 2), False),
+        (lambda x: x[:, :, ::2, ::2], (0, 1, 0, 0, 1, 2), False),
+        (lambda x: x[:, :, ::2, ::2], (0, 0, 0, 0, -1, 2), False),
+        (lambda x: x[0, :, ::2, ::2], (0, 0, 1, 1), False),
+    ],
+)
+def test_shortcuts_give_what_slices_and_padding_give(pick, pad, fused) -> None:
+    class Picked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 1)
+
+        def forward(self, input):
+            return F.pad(pick(self.conv(input)), pad).relu()
+
+    minicnn.manual_seed(0)
+    model = Picked()
+    compiled = minicnn.compile(model)
+    results = []
+    for run in (model, compiled):
+        model.zero_grad()
+        output = run(images("resnet-20", n=3))
+        (output * output).sum().backward()
+        results.append((output.detach().numpy(), model.conv.weight.grad.numpy()))
+    for one, other in zip(*results, strict=True):
+        assert_close(other, one)
+    assert ("Shortcut" in [node.name for node in compiled.plans()[0].graph.nodes]) is fused
 
 
 def test_other_batches_modes_and_parameters_get_right_answers_on_poisoned_memory() -> None:

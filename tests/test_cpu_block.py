@@ -270,6 +270,19 @@ def test_a_batch_norm_block_without_a_pool_takes_vectors():
     assert_gradients_close(actual[:3], expected)
 
 
+@pytest.mark.parametrize("step", [(2, 2), (1, 3)])
+@pytest.mark.parametrize("shape", [(3, 16, 8, 8), (2, 3, 7, 9), (0, 2, 4, 4)])
+def test_a_shortcut_equals_the_reference_and_so_does_its_gradient(shape, step):
+    x = normal(*shape)
+    arguments = step, 2, shape[1] + 5
+    for images in (x, channels_last(x)):
+        y = cpu.shortcut_forward(images, *arguments)
+        np.testing.assert_array_equal(y, reference.shortcut_forward(x, *arguments))
+    grad = normal(*y.shape, seed=1)
+    expected = reference.shortcut_backward(grad, shape, step, 2)
+    np.testing.assert_array_equal(cpu.shortcut_backward(grad, shape, step, 2), expected)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (64, 32, 9, 9), (0, 3)])
 def test_sum_and_relu_equal_the_two_kernels(shape):
     a, b = normal(*shape), normal(*shape, seed=1)

@@ -163,6 +163,17 @@ class AddReLU(Function):
         return tuple(masked if needed else None for needed in self.needs_input_grad)
 
 
+class Shortcut(Function):
+    """Every step-th pixel of x, and zeros for channels that x does not have; see the kernel."""
+
+    def forward(self, x: Any, *, step: tuple[int, int], before: int, channels: int) -> Any:
+        self.arguments = x.shape, step, before
+        return kernels.of(x).shortcut_forward(x, step, before, channels)
+
+    def backward(self, grad: Any) -> tuple[Any, ...]:
+        return (kernels.of(grad).shortcut_backward(grad, *self.arguments),)
+
+
 class LinearReLU(Function):
     """relu(linear(x, weight, bias))."""
 

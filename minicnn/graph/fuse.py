@@ -3,8 +3,9 @@
 A chain is fused only if nobody else reads what lies between its ops: no other op, not the caller, and if
 all of them pass gradients, or none does. What is fused: convolution, batch norm in training, a dense layer
 or an addition, each with ReLU and, after the first two, max-pooling behind it; batch norm in training with
-the counting of its batches, and with the addition behind it; and batch norm with given statistics into the
-convolution before it, where no gradient is recorded.
+the counting of its batches, and with the addition behind it; every other pixel with zeros for new channels,
+as residual nets take them; and batch norm with given statistics into the convolution before it, where no
+gradient is recorded.
 """
 
 from __future__ import annotations
@@ -16,9 +17,18 @@ from minicnn.function import Function
 from minicnn.functions.activation import ReLU
 from minicnn.functions.arithmetic import Add
 from minicnn.functions.conv import Conv2d
-from minicnn.functions.fused import AddReLU, BatchNormBlock, ConvBlock, FoldedConvBlock, LinearReLU
+from minicnn.functions.fused import (
+    AddReLU,
+    BatchNormBlock,
+    ConvBlock,
+    FoldedConvBlock,
+    LinearReLU,
+    Shortcut,
+)
 from minicnn.functions.in_place import Overwrite
+from minicnn.functions.indexing import GetItem
 from minicnn.functions.linear import Linear
+from minicnn.functions.moving import Pad
 from minicnn.functions.normalization import BatchNorm, BatchNormInference
 from minicnn.functions.pooling import MaxPool2d
 from minicnn.graph.ir import Graph, Node, Value
@@ -77,6 +87,9 @@ def _fused(chain: list[Node]) -> tuple[Node, int]:
         return _conv_block(chain)
     if head.op is BatchNorm:
         return _norm_block(chain)
+    if head.op is GetItem and len(chain) > 1 and chain[1].op is Pad:
+        options = _shortcut(head, chain[1])
+        return (_node(chain[:2], Shortcut, head.inputs, options), 2) if options else (head, 1)
     if len(chain) > 1 and chain[1].op is ReLU:
         if head.op is Linear:
             return _node(chain[:2], LinearReLU, head.inputs, {}), 2
@@ -105,6 +118,19 @@ def _norm_block(chain: list[Node]) -> tuple[Node, int]:
     inputs = (*head.inputs, None, residual)
     options = head.options | _tail(relu, pool)
     return (_node(chain[:length], BatchNormBlock, inputs, options), length) if length > 1 else (head, 1)
+
+
+def _shortcut(pick: Node, pad: Node) -> dict[str, Any] | None:
+    """Options of `Shortcut` if pixels of images are picked, and channels of zeros added; else None."""
+    index, around = pick.options["index"], pad.options["pad"]
+    parts = [part for part in index if isinstance(part, slice) and (part.start, part.stop) == (None, None)]
+    steps = [1 if part.step is None else part.step for part in parts]
+    if len(pick.values[0].shape) != 4 or len(index) != 4 or len(parts) != 4 or steps[:2] != [1, 1]:
+        return None
+    zeros = pad.options["mode"] == "constant" and pad.options["value"] == 0
+    if not zeros or min(steps) < 1 or any(around[i] != (0, 0) for i in (0, 2, 3)) or min(around[1]) < 0:
+        return None
+    return {"step": tuple(steps[2:]), "before": around[1][0], "channels": pad.output.shape[1]}
 
 
 def _counts(add: Node, write: Node) -> bool:

@@ -25,3 +25,4 @@ from minicnn_kernels.cpu.quantization import *
 from minicnn_kernels.cpu.random import *
 from minicnn_kernels.cpu.reduction import *
 from minicnn_kernels.cpu.shape import *
+from minicnn_kernels.cpu.shortcut import *

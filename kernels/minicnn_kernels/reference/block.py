@@ -32,6 +32,8 @@ __all__ = [
     "conv2d_block_backward",
     "conv2d_block_forward",
     "linear_relu_forward",
+    "shortcut_backward",
+    "shortcut_forward",
 ]
 
 DEAD = 255
@@ -82,6 +84,24 @@ def add_relu_forward(a, b):
 def linear_relu_forward(x, weight, bias):
     """max(x weight^T + bias, 0); arguments as `linear_forward`'s."""
     return relu_forward(linear_forward(x, weight, bias))
+
+
+def shortcut_forward(x, step, before, channels):
+    """Every step-th pixel of x (N, C, H, W) between channels of zeros, `before` of them first.
+
+    step: (down, across). The shortcut without parameters of He et al. 2016, "option A". Returns
+    (N, channels, ceil(H / down), ceil(W / across)).
+    """
+    picked = x[:, :, :: step[0], :: step[1]]
+    after = channels - before - x.shape[1]
+    return np.pad(picked, ((0, 0), (before, after), (0, 0), (0, 0)))
+
+
+def shortcut_backward(grad, input_shape, step, before):
+    """Gradient of `shortcut_forward` by x of input_shape."""
+    dx = np.zeros(input_shape, grad.dtype)
+    dx[:, :, :: step[0], :: step[1]] = grad[:, before : before + input_shape[1]]
+    return dx
 
 
 def _finish(y, relu, pool):
