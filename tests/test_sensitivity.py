@@ -135,8 +135,8 @@ def test_picked_rates_keep_the_accuracy_of_each_layer_alone():
 def test_the_table_reads_row_by_row():
     text = str(Sensitivity(0.925, [Row("conv1", 0.5, 0.5, 0.9, 0.025), Row("fc", 0.9, 0.9, 0.93, -0.005)]))
     assert text.splitlines() == [
-        "layer   rate  sparsity   value    drop",
-        "all     0.00    0.0000  0.9250",
+        "layer   rate  sparsity   value     drop",
+        "none                    0.9250",
         "conv1   0.50    0.5000  0.9000  +0.0250",
         "fc      0.90    0.9000  0.9300  -0.0050",
     ]

@@ -42,12 +42,10 @@ class Sensitivity(NamedTuple):
 
     def __str__(self) -> str:
         width = max(len("layer"), *(len(row.layer) for row in self.rows))
-        lines = [f"{'layer':{width}}   rate  sparsity   value    drop", f"{'all':{width}}   0.00    0.0000  "]
-        lines[1] += f"{self.baseline:6.4f}"
-        lines += [
-            f"{row.layer:{width}}  {row.rate:5.2f}    {row.sparsity:6.4f}  {row.value:6.4f}  {row.drop:+.4f}"
-            for row in self.rows
-        ]
+        lines = [f"{'layer':{width}}   rate  sparsity   value     drop"]
+        lines.append(f"{'none':{width}}{self.baseline:25.4f}")
+        for layer, rate, sparsity, value, drop in self.rows:
+            lines.append(f"{layer:{width}}{rate:7.2f}{sparsity:10.4f}{value:8.4f}{drop:+9.4f}")
         return "\n".join(lines)
 
 
