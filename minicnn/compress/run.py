@@ -21,7 +21,7 @@ from minicnn.compress.recipe import Distill, Recipe
 from minicnn.compress.report import measure, write_reports
 from minicnn.compress.steps import Compressor, Steps
 from minicnn.compress.structure import restore
-from minicnn.data import DataLoader
+from minicnn.data import DataLoader, Dataset
 from minicnn.nn.module import Module
 from minicnn.training.checkpoint import Checkpoint, differences, load_checkpoint
 from minicnn.training.errors import CheckpointError
@@ -64,7 +64,6 @@ def run_recipe(
     minicnn.manual_seed(recipe.seed)
     model = make_model(configuration)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.npz"
     state = _steps_of(path, configuration) if resume and path.exists() else None
     if state is not None:
@@ -72,17 +71,19 @@ def run_recipe(
     elif checkpoint is not None:
         _begin_with(checkpoint, model, configuration)
 
-    test = DataLoader(images.test, 250)
-    numbers = functools.partial(measure, model, test, class_names=images.facts["class_names"])
+    def numbers(dataset: Dataset) -> dict[str, Any]:
+        return measure(model, DataLoader(dataset, 250), class_names=images.facts["class_names"])
+
     optimizer = make_optimizer(options, model)
-    steps = Steps(Compressor(recipe, model, images.train), optimizer, numbers)
+    compressor = Compressor(recipe, model, images.train)
+    steps = Steps(compressor, optimizer, functools.partial(numbers, images.test))
     if state is not None:
         steps.rebuild(state)
+    folder.mkdir(parents=True, exist_ok=True)
     history = History()
     if recipe.epochs:
         loader = make_loader(options, images.train)
-        scheduler = make_scheduler(options, optimizer, len(loader))
-        steps.scheduler = scheduler
+        steps.scheduler = make_scheduler(options, optimizer, len(loader))
         history = fit(
             model,
             loader,
@@ -91,7 +92,7 @@ def run_recipe(
             epochs=recipe.epochs,
             validation=DataLoader(images.watched, 250),
             validation_name=images.watched_name,
-            scheduler=scheduler,
+            scheduler=steps.scheduler,
             scheduler_step="batch",
             clip_norm=recipe.clip_norm,
             max_norm=recipe.max_norm,
@@ -102,25 +103,23 @@ def run_recipe(
             callbacks=[steps, *steps.gradual()],
             configuration=configuration,
         )
-    if steps.before is None:
-        steps.before = numbers() | {"epochs": recipe.epochs}
-    steps.compressor.finish()
+    before = steps.before or numbers(images.test) | {"epochs": recipe.epochs}
+    compressor.finish()
     report = {
         "name": recipe.name,
         "description": recipe.description,
         "timeline": recipe.timeline(),
         "epochs": recipe.epochs,
         "watched": images.watched_name,
-        "before": steps.before,
-        "after": numbers(),
+        "before": before,
+        "after": numbers(images.test),
         "history": history.rows,
         "compare": compare or {},
         "recipe": configuration,
         "minicnn": minicnn.__version__,
     }
     if images.watched is not images.test:
-        held_out = measure(model, DataLoader(images.watched, 250), class_names=images.facts["class_names"])
-        report["held_out"] = held_out
+        report["held_out"] = numbers(images.watched)
     save_trained(model, folder / "model.npz", configuration)
     write_reports(folder, report, recipe.report)
     return report
