@@ -219,6 +219,9 @@ def test_attention_is_where_the_energy_of_the_channels_lies(rng):
     ours = student[:2](images).detach().numpy().reshape(6, 4, 4, 2, 4, 2).mean(axis=(3, 5))
     theirs = teacher[:3](images).detach().numpy()
     assert loss.item() == pytest.approx(5 * np.square(q(ours) - q(theirs)).mean(), rel=1e-4)
+    loss.backward()
+    assert student[0].weight.grad is not None
+    assert teacher[0].weight.grad is None
 
 
 def test_attention_of_a_dead_layer_has_a_gradient(rng):
@@ -383,4 +386,6 @@ def test_layers_that_do_not_exist_or_fit_are_named_and_leave_no_hooks():
     for model in (student, teacher):
         model(pictures())
     with pytest.raises(ValueError, match=r"features \(N, C, H, W\), got \(6, 2\) from the pair '4': '4'"):
+        term()
+    with pytest.raises(RuntimeError, match="has not run since"):  # features are taken once
         term()

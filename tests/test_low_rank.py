@@ -124,6 +124,8 @@ def test_a_ratio_is_the_share_of_the_full_rank():
     model = nn.Sequential(nn.Conv2d(8, 12, 3), nn.Flatten(), nn.Linear(40, 30))
     ranks = [row.ranks for row in low_rank(model, ratio=0.5)]
     assert ranks == [(6, 4), (15,)]
+    (row,) = low_rank(nn.Conv1d(5, 64, 3), ratio=0.5, layers=[""])
+    assert row.ranks == (6, 2)  # of the 8 outputs that half would be, 2 inputs and 3 taps make 6
 
 
 def test_layers_that_would_not_shrink_are_left_unless_named():

@@ -50,9 +50,9 @@ def test_kmeans_ends_where_no_centroid_wants_to_move(values, clusters, init):
 
 
 def test_kmeans_gives_an_empty_cluster_the_farthest_element():
-    # Started evenly in [0, 100] the two middle ones have no members: they go to 8 and 100's neighbourhood.
-    x = np.array([0.0, 1.0, 8.0, 9.0, 100.0])
-    np.testing.assert_allclose(kmeans(x, 4, "linear", 0), [0, 1, 8.5, 100])
+    # From 0, 33, 67 and 100 the two in the middle have none: one goes to 9, then one to 7, 2 away from it.
+    x = np.array([0.0, 1.0, 7.0, 9.0, 100.0])
+    np.testing.assert_allclose(kmeans(x, 4, "linear", 0), [0.5, 7, 9, 100])
 
 
 def test_kmeans_starts_as_the_paper_says(rng):

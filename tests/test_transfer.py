@@ -160,6 +160,9 @@ def test_unfreezing_thaws_what_it_names():
     assert not model.bn.training
     assert unfreeze(model) == ["conv.weight", "conv.bias", "bn.weight", "bn.bias"]
     assert model.train().bn.training
+    freeze(model, "bn")
+    unfreeze(model, "bn")
+    assert model.bn.training
 
 
 def test_unfreezing_leaves_the_raw_weights_of_codebooks_alone():
@@ -228,6 +231,7 @@ def test_a_head_trained_on_cached_features_is_the_head_trained_in_place():
     data = stripes(64)
     features = cached_features(model, data, layer="fc", batch_size=10)
     assert features.features.shape == (64, 64)
+    assert not model.fc._forward_pre_hooks
     model.eval()
     parts = nn.Sequential(dict(list(model._modules.items())[:-1]))
     np.testing.assert_allclose(features.features, array(parts(minicnn.tensor(data.images))), atol=1e-5)
@@ -239,7 +243,6 @@ def test_a_head_trained_on_cached_features_is_the_head_trained_in_place():
     optimizer = optim.SGD(head.parameters(), lr=0.1, momentum=0.9)
     trained(model, DataLoader(data, 16, shuffle=True), optimizer=optimizer)
     np.testing.assert_allclose(array(alone.weight), array(head.weight), atol=1e-4)
-    assert not model.fc._forward_pre_hooks
 
 
 def test_features_are_computed_in_eval_mode_and_the_mode_is_put_back():

