@@ -273,6 +273,7 @@ def test_surgery_resumes_bit_for_bit(tmp_path, stop):
         lambda: Surgery({"conv": 0.0, "fc": 0.3}, gamma=0.1, stop=stop, seed=4),
         tmp_path,
         [(0, 3), (2, 1), (3, 2)],
+        clip_norm=0.1,  # where masks are soft, gradients behind them count
     )
     assert 0.2 < sparsity(whole) < 0.9
 
