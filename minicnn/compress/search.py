@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import minicnn
-import minicnn_kernels as kernels
 from minicnn.compress.trials import Table, Trial
 from minicnn.random import Generator
 
@@ -108,7 +106,7 @@ def search(
     space: a space, of which all combinations are tried, or with `n` so many drawn at random (from the first
     seed); or a list of settings. An exception in a trial is recorded in its row, and the search goes on.
     jobs: processes side by side, through joblib (the extra 'search'; in one process without it), which then
-    share the threads; `train` must be picklable, as functions of a module are. report: called in this process
+    share the cores; `train` must be picklable, as functions of a module are. report: called in this process
     with every trial that ends.
 
     Raises ValueError for spaces, n, jobs and seeds that make no sense.
@@ -148,20 +146,16 @@ def _run(
                 stacklevel=3,
             )
         else:
-            threads = max(1, (os.cpu_count() or 1) // jobs)
+            # Its workers start with a share of the cores: it sets Numba's and BLAS's variables for them.
             parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-            yield from parallel(joblib.delayed(_trial)(i, train, *one, threads) for i, one in enumerate(work))
+            yield from parallel(joblib.delayed(_trial)(i, train, *one) for i, one in enumerate(work))
             return
     for i, one in enumerate(work):
-        yield _trial(i, train, *one, None)
+        yield _trial(i, train, *one)
 
 
-def _trial(
-    number: int, train: Callable[..., Any], setting: Setting, seed: int, threads: int | None
-) -> tuple[int, Trial]:
+def _trial(number: int, train: Callable[..., Any], setting: Setting, seed: int) -> tuple[int, Trial]:
     """One training; the generator of this process is put back after it."""
-    if threads is not None:
-        kernels.set_threads(threads)
     before, began = minicnn.get_rng_state(), time.perf_counter()
     minicnn.manual_seed(seed)
     results: dict[str, float] = {}
