@@ -21,7 +21,7 @@ from minicnn_kernels.cpu.layout import address, contiguous
 from minicnn_kernels.cpu.microkernel import FLOAT_BYTES, make_tile
 
 # Rows up to which weights are read once per row: a tile of 8 rows costs as much for 1 as for 8.
-_FEW = 3
+_FEW = 2
 _VECTORS = 4  # sums side by side, as many as a fused multiply-add takes cycles
 _STRIP = _VECTORS * LANES
 _ROWS_PER_TASK = 256

@@ -63,11 +63,14 @@ def _pays(channels, images, outputs, height, width, kept=False) -> bool:
     (8 lanes gain 0.1 more, and so does fused ReLU and pool):
     batch 64: 32 -> 64 channels of 16x16 1.4 and 1.5, 64 -> 128 of 8x8 1.7, 128 -> 256 of 4x4 1.5, 16 -> 16 of
     32x32 1.1, 8 -> 16 of 16x16 0.7; 64 of 5x5, whose last tiles are half empty, 1.05, of 3x3 0.8.
-    Batch 1, where the weight's transform is a large part: 14x14 1.05 and 0.8, 8x8 0.9, 256 of 7x7 0.7.
+    Batch 1, where the weight's transform is a large part: 14x14 1.05 and 0.8, 8x8 0.9, 256 of 7x7 0.7; with
+    the transform kept 14x14 1.3, 16x16 1.3, 8x8 1.4, but 4x4, half of a register tile, 0.8.
     """
     tiles = images * -(-height // 2) * -(-width // 2)
-    # Multiplications of both, the weight's transform taken as 32 tiles; they must be 1.5 times fewer.
-    fewer = 9 * images * height * width >= 1.5 * 16 * (tiles + (0 if kept else 32))
+    # Multiplications of both, in whole register tiles, or with the weight's transform taken as 32 tiles: they
+    # must be 1.5 times fewer.
+    tiles = -(-tiles // WIDE_TILES) * WIDE_TILES if kept else tiles + 32
+    fewer = 9 * images * height * width >= 1.5 * 16 * tiles
     return fewer and min(channels, outputs) >= 16
 
 
