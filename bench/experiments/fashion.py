@@ -20,7 +20,7 @@ def rows(options: Options) -> list[Row]:
     student = Recipe(epochs=epochs, model_options={"width": 0.5})
     return [
         Row("dense", Recipe(epochs=epochs)),
-        Row("dense, 3 more epochs", _tuned(3), base="dense"),
+        Row("dense and 3 more epochs", _tuned(3), base="dense"),
         Row("90% of weights pruned", _tuned(3, Prune(rate=0.9, start=0, scope="global")), base="dense"),
         Row("95% of weights pruned", _tuned(3, Prune(rate=0.95, start=0, scope="global")), base="dense"),
         Row(

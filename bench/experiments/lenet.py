@@ -37,7 +37,7 @@ def rows(options: Options) -> list[Row]:
                 weight_decay=1e-4,
                 steps=(gradual,),
             )
-            lines.append(Row(f"{model}, pruned {times} times", recipe, base=model))
+            lines.append(Row(f"{model} pruned {times} times", recipe, base=model))
     return lines
 
 
