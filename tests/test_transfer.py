@@ -188,7 +188,7 @@ def test_a_new_head_takes_the_place_of_the_last_dense_layer():
     resnet = models.create("resnet-20", in_channels=1, image_size=8)
     replace_head(resnet, 4)
     assert resnet(minicnn.zeros(2, 1, 8, 8)).shape == (2, 4)
-    replace_head(model, 5, layer="fc1")
+    assert not replace_head(model.eval(), 5, layer="fc1").training
     assert model.fc1.out_features == 5
 
 

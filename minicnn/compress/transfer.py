@@ -126,7 +126,7 @@ def replace_head(model: Module, classes: int, *, layer: str | None = None) -> nn
     assert isinstance(old, nn.Linear)
     head = nn.Linear(old.in_features, classes, bias=old._parameters["bias"] is not None)
     head.to(old._parameters["weight"].dtype)
-    head.train(model.training or old.training)
+    head.train(model.training)
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, head)
     return head
