@@ -15,7 +15,7 @@ import numpy as np
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cpu.activation import relu_backward, relu_forward
-from minicnn_kernels.cpu.block_loops import add_relu, add_relu_chunks, block_gradients
+from minicnn_kernels.cpu.block_loops import add_relu, add_relu_chunks, block_gradients, rebuild
 from minicnn_kernels.cpu.block_norm import (
     masked_channel_gradients,
     pool_normalized,
@@ -49,7 +49,7 @@ from minicnn_kernels.cpu.normalization import (
     times,
 )
 from minicnn_kernels.cpu.pooling import max_pool2d_backward, max_pool2d_forward
-from minicnn_kernels.cpu.winograd import tile_edge
+from minicnn_kernels.cpu.winograd import takes_weight_gradient, tile_edge
 from minicnn_kernels.reference.block import DEAD
 from minicnn_kernels.windows import conv_output_size
 
@@ -119,11 +119,32 @@ def _is_fusable(x, weight, size, groups, pool):
     return not depthwise and images >= _TASKS and images * math.prod(size) >= _TASKS * _PIXELS_PER_TASK
 
 
+def _rebuilt_gradients(grad, y, winners, x, weight, out_size, geometry, relu, pool, needs):
+    """Where tiles are multiplied: the gradient before pool and ReLU is rebuilt in memory, in one pass."""
+    n, outputs = x.shape[0], weight.shape[0]
+    whole, sums = memory.empty((n, *out_size, outputs)), np.empty((n, outputs), np.float32)
+    grad, y = channels_last(grad), channels_last(y)
+    winners = grad if winners is None else _channels_last_bytes(winners)
+    rebuild(
+        address(grad), address(y), address(winners), address(whole), address(sums), bool(relu),
+        pool is not None, n, *out_size, outputs,
+    )  # fmt: skip
+    whole = whole.transpose(0, 3, 1, 2)
+    return (
+        conv2d_backward_input(whole, weight, x.shape, *geometry) if needs[0] else None,
+        conv2d_backward_weight(whole, x, weight.shape, *geometry),
+        sums.sum(axis=0) if needs[2] else None,
+    )
+
+
 def _fused_gradients(grad, y, winners, x, weight, stride, padding, dilation, groups, relu, pool, needs):
     n, channels, *size = x.shape
     outputs, in_group, *kernel = weight.shape
     size, kernel, stride, dilation = tuple(size), tuple(kernel), tuple(stride), tuple(dilation)
     out_size = conv_output_size(size, kernel, stride, padding, dilation)
+    if takes_weight_gradient(channels, taps_first(weight), (n, *out_size, outputs), stride, dilation, groups):
+        geometry = (stride, padding, dilation, groups)
+        return _rebuilt_gradients(grad, y, winners, x, weight, out_size, geometry, relu, pool, needs)
     images = max(1, min(_PIXELS_PER_GROUP // math.prod(out_size), n // _TASKS))
     rows_per_block = max(1, PIXELS_PER_BLOCK // out_size[1])
     windows = find_windows(

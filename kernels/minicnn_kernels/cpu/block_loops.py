@@ -1,7 +1,7 @@
 """The gradient of convolution, ReLU and pool in one pass over the images; sum and ReLU in one.
 
-The arguments of `block_gradients` are integers, as in `implicit.py`, whose pieces it puts together. Who
-calls it, and when, is in `block.py`.
+Arguments of `block_gradients`, which puts together pieces of `implicit.py`, and of `rebuild` are integers, as
+there. Who calls them, and when, is in `block.py`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,28 @@ def block_gradients(
                         taps, tap_count, run, 1, weight + FLOAT_BYTES * g * panel_size, PACKED,
                         in_group, zeros, 0, target + FLOAT_BYTES * g * in_group, channels,
                     )  # fmt: skip
+
+
+@kernel(parallel=True)
+def rebuild(grad, y, winners, whole, dbias, relu, pool, images, out_height, out_width, out_channels):
+    """whole (N, H', W', O): the gradient before ReLU and pool. dbias (N, O): its sums. A task is an image."""
+    window = 2 if pool else 1
+    rows, columns = out_height // window, out_width // window
+    for task in prange(images):
+        image = np.intp(task)
+        place = image * rows * columns * out_channels
+        target = whole + FLOAT_BYTES * image * out_height * out_width * out_channels
+        sums = dbias + FLOAT_BYTES * image * out_channels
+        if pool:
+            unpool_rows(
+                grad + FLOAT_BYTES * place, winners + place, rows, out_height, out_width,
+                out_channels, target, out_width, sums,
+            )  # fmt: skip
+        else:
+            mask_rows(
+                grad + FLOAT_BYTES * place, y + FLOAT_BYTES * place, relu, rows, out_width,
+                out_channels, target, out_width, sums,
+            )  # fmt: skip
 
 
 @kernel

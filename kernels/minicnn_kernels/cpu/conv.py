@@ -257,7 +257,7 @@ def prepare(
 
 
 def _weight_gradient(grad, x, dw, stride, padding, dilation, groups) -> None:
-    if winograd.takes_weight_gradient(x, grad, dw, stride, dilation, groups):
+    if winograd.takes_weight_gradient(x.shape[3], dw, grad.shape, stride, dilation, groups):
         winograd.weight_gradient(grad, x, dw, padding)
         return
     n, height, width, channels = x.shape

@@ -62,7 +62,7 @@ def _pays(channels, images, outputs, height, width, kept=False) -> bool:
     Measured on one core of 16 lanes, forward and input's gradient, in times the speed of the direct kernel
     (8 lanes gain 0.1 more, and so does fused ReLU and pool):
     batch 64: 32 -> 64 channels of 16x16 1.4 and 1.5, 64 -> 128 of 8x8 1.7, 128 -> 256 of 4x4 1.5, 16 -> 16 of
-    32x32 1.1, 8 -> 16 of 16x16 0.7; 64 of 5x5, whose last tiles are half empty, 1.05, of 3x3 0.8.
+    32x32 1.5, 8 -> 16 of 16x16 0.7; 64 of 5x5, whose last tiles are half empty, 1.05, of 3x3 0.8.
     Batch 1, where the weight's transform is a large part: 14x14 1.05 and 0.8, 8x8 0.9, 256 of 7x7 0.7; with
     the transform kept 14x14 1.3, 16x16 1.3, 8x8 1.4, but 4x4, half of a register tile, 0.8.
     """
@@ -74,17 +74,17 @@ def _pays(channels, images, outputs, height, width, kept=False) -> bool:
     return fewer and min(channels, outputs) >= 16
 
 
-def takes_weight_gradient(x, grad, dw, stride, dilation, groups) -> bool:
-    """Whether `weight_gradient` is to compute dw: arguments as there, but dw (kh, kw, C/groups, O).
+def takes_weight_gradient(channels, taps, grad_shape, stride, dilation, groups) -> bool:
+    """Whether `weight_gradient` is to compute that of taps (kh, kw, ...); grad_shape is (N, H', W', O).
 
     Measured on one core of 16 lanes, batch 64, in times the speed of the direct kernel: 16 -> 16 channels of
     32x32 1.4, 32 -> 32 of 16x16 1.45, 64 -> 64 of 8x8 1.7, 32 -> 64 of 16x16 1.6, 128 -> 256 of 4x4 1.9.
     """
-    if not _fits(dw, stride, dilation, groups):
+    if not _fits(taps, stride, dilation, groups):
         return False
     chosen = algorithm("conv2d")
-    images, height, width, outputs = grad.shape
-    pays = chosen == "auto" and _pays(x.shape[3], images, outputs, height, width)
+    images, height, width, outputs = grad_shape
+    pays = chosen == "auto" and _pays(channels, images, outputs, height, width)
     return pays or chosen.startswith("winograd")
 
 
