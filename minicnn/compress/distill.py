@@ -68,9 +68,7 @@ class Distillation:
                     f"Distillation: {type(term).__name__} was made with another teacher; features are taken "
                     f"while the teacher itself answers"
                 )
-        self.teachers = [
-            minicnn.compile(one) if isinstance(one, Module) else one for one in teachers
-        ]
+        self.teachers = [minicnn.compile(one) if isinstance(one, Module) else one for one in teachers]
         self.temperature, self.alpha, self.hard = float(temperature), float(alpha), hard
 
     def __call__(self, outputs: Tensor, targets: Any, images: Tensor) -> Tensor:
