@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from minicnn.compress.report.tables import points
 from minicnn.compress.sensitivity import Sensitivity
 
 _BEFORE, _AFTER, _OTHERS, _INK = "#D55E00", "#0072B2", "#777777", "#222222"
+_COLUMNS = 4  # of histograms
 STYLE: Any = {
     "font.size": 10,
     "text.color": _INK,
@@ -36,7 +37,7 @@ def svg_plots(report: dict[str, Any]) -> dict[str, str]:
     layers = [layer for layer in report["after"]["layers"] if layer["histogram"]]
     plots: dict[str, tuple[Callable[[Any, Any], None], tuple[float, float]]] = {
         "Bytes by layer": (_bytes, (9, 3.2)),
-        "Weights, zeros left out": (_histograms, (9, 2.2 * -(-len(layers) // 4))),
+        "Weights, zeros left out": (_histograms, (9, 2.2 * -(-len(layers) // _COLUMNS))),
     }
     if "per_class" in report["after"]:
         plots["Accuracy by class"] = (_classes, (9, 3.2))
@@ -71,67 +72,53 @@ def matplotlib_figure() -> tuple[Any, Any]:
     return Figure, matplotlib.rc_context
 
 
+def _bars(figure: Any, names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Any:
+    """Two bars for each name. Gives the axes."""
+    axes, places = figure.subplots(), np.arange(len(names))
+    axes.bar(places - 0.2, before, 0.38, color=_BEFORE, label="before")
+    axes.bar(places + 0.2, after, 0.38, color=_AFTER, label="after")
+    axes.set_xticks(places, names, rotation=30, ha="right")
+    axes.legend()
+    return axes
+
+
 def _bytes(figure: Any, report: dict[str, Any]) -> None:
-    axes = figure.subplots()
-    after = report["after"]["layers"]
-    before = {layer["name"]: layer["bytes"] for layer in (report["before"] or {"layers": []})["layers"]}
-    places = np.arange(len(after))
-    if before:
-        axes.bar(
-            places - 0.2,
-            [before.get(layer["name"], 0) for layer in after],
-            0.38,
-            color=_BEFORE,
-            label="before",
-        )
-    axes.bar(
-        places + 0.2 * bool(before), [layer["bytes"] for layer in after], 0.38, color=_AFTER, label="after"
-    )
+    after = {layer["name"]: layer["bytes"] for layer in report["after"]["layers"]}
+    before = {layer["name"]: layer["bytes"] for layer in report["before"]["layers"]}
+    axes = _bars(figure, list(after), [before.get(name, 0) for name in after], list(after.values()))
     axes.set_yscale("log")
     axes.set_ylabel("computed bytes")
-    axes.set_xticks(places, [layer["name"] for layer in after], rotation=30, ha="right")
-    axes.legend()
+
+
+def _classes(figure: Any, report: dict[str, Any]) -> None:
+    after, before = report["after"]["per_class"], report["before"]["per_class"]
+    shares = [[100 * (numbers[name] or 0) for name in after] for numbers in (before, after)]
+    axes = _bars(figure, list(after), *shares)
+    axes.set_ylim(max(0, min(map(min, shares)) - 10), 100)
+    axes.set_ylabel("accuracy, %")
 
 
 def _histograms(figure: Any, report: dict[str, Any]) -> None:
     layers = [layer for layer in report["after"]["layers"] if layer["histogram"]]
-    before = {layer["name"]: layer["histogram"] for layer in (report["before"] or {"layers": []})["layers"]}
-    columns = min(len(layers), 4)
+    before = {layer["name"]: layer["histogram"] for layer in report["before"]["layers"]}
+    columns = min(len(layers), _COLUMNS)
     grid = figure.subplots(-(-len(layers) // columns), columns, squeeze=False)
-    for axes in grid.flat:
+    for axes in grid.flat[len(layers) :]:
         axes.set_axis_off()
     for axes, layer in zip(grid.flat, layers, strict=False):
-        axes.set_axis_on()
-        for histogram, color, label in (
-            (before.get(layer["name"]), _BEFORE, "before"),
-            (layer["histogram"], _AFTER, "after"),
-        ):
-            if histogram:
-                counts = np.array(histogram["counts"])
-                counts[len(counts) // 2] = 0  # the bin of zero would hide all others of a pruned layer
-                edges = np.linspace(histogram["low"], histogram["high"], len(counts) + 1)
-                axes.stairs(
-                    counts, edges, color=color, fill=label == "before", alpha=0.4 if label == "before" else 1
-                )
+        if before.get(layer["name"]):
+            axes.stairs(*_steps(before[layer["name"]]), color=_BEFORE, fill=True, alpha=0.4)
+        axes.stairs(*_steps(layer["histogram"]), color=_AFTER)
         axes.set_title(layer["name"], fontsize=10, loc="left")
         axes.set_yticks([])
         axes.tick_params(labelsize=8)
 
 
-def _classes(figure: Any, report: dict[str, Any]) -> None:
-    axes = figure.subplots()
-    after = report["after"]["per_class"]
-    before = (report["before"] or {}).get("per_class")
-    places = np.arange(len(after))
-    for classes, offset, color, label in ((before, -0.2, _BEFORE, "before"), (after, 0.2, _AFTER, "after")):
-        if classes:
-            values = [100 * (share or 0) for share in classes.values()]
-            axes.bar(places + offset * bool(before), values, 0.38, color=color, label=label)
-    shares = [share for share in (*after.values(), *(before or {}).values()) if share is not None]
-    axes.set_ylim(max(0, 100 * min(shares) - 10), 100)
-    axes.set_ylabel("accuracy, %")
-    axes.set_xticks(places, after, rotation=30, ha="right")
-    axes.legend()
+def _steps(histogram: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and edges; without the bin of zero, which would hide all others of a pruned layer."""
+    counts = np.array(histogram["counts"])
+    counts[len(counts) // 2] = 0
+    return counts, np.linspace(histogram["low"], histogram["high"], len(counts) + 1)
 
 
 def _pareto(figure: Any, report: dict[str, Any]) -> None:

@@ -36,38 +36,22 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
 
 def points(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The models of a report by name, each with accuracy and the totals: what a Pareto plot shows."""
-    known = dict(report["compare"])
-    if report["before"] and "accuracy" in report["before"]:
-        known["before"] = _point(report["before"])
-    if "accuracy" in report["after"]:
-        known[report["name"]] = _point(report["after"])
-    return known
-
-
-def _point(numbers: dict[str, Any]) -> dict[str, Any]:
-    return {"accuracy": numbers["accuracy"], **numbers["total"]}
-
-
-def when(report: dict[str, Any]) -> str:
-    """What 'before' means in this report."""
-    epochs = report["before"]["epochs"]
-    if not epochs:
-        return "Before: the network that compression began with."
-    return f"Before: the network after {epochs} of {report['epochs']} epochs, when the first step happened."
+    own = {"before": report["before"], report["name"]: report["after"]}
+    return report["compare"] | {
+        name: {"accuracy": numbers["accuracy"], **numbers["total"]}
+        for name, numbers in own.items()
+        if "accuracy" in numbers
+    }
 
 
 def _totals(report: dict[str, Any]) -> Table:
     before, after = report["before"], report["after"]
-    rows = []
-    for key, name in (("accuracy", "accuracy"), ("loss", "loss")):
-        if key in after:
-            shown = f"{after[key]:.2%}" if key == "accuracy" else f"{after[key]:.4f}"
-            row = [name, shown]
-            if before:
-                change = after[key] - before[key]
-                row[1:1] = [f"{before[key]:.2%}" if key == "accuracy" else f"{before[key]:.4f}"]
-                row.append(f"{100 * change:+.2f} points" if key == "accuracy" else f"{change:+.4f}")
-            rows.append(row)
+    rows = [
+        ["loss", f"{before['loss']:.4f}", f"{after['loss']:.4f}", f"{after['loss'] - before['loss']:+.4f}"]
+    ]
+    if "accuracy" in after:
+        old, new = before["accuracy"], after["accuracy"]
+        rows.insert(0, ["accuracy", f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points"])
     for key, name in (
         ("parameters", "parameters"),
         ("nonzeros", "parameters that are not zero"),
@@ -75,56 +59,40 @@ def _totals(report: dict[str, Any]) -> Table:
         ("macs", "MACs per image, dense"),
         ("macs_nonzero", "MACs per image without those by zero"),
     ):
-        new = after["total"][key]
-        row = [name, f"{new:,}"]
-        if before:
-            old = before["total"][key]
-            row[1:1] = [f"{old:,}"]
-            row.append(
-                f"{old / max(new, 1):.1f} times less" if new < old else "as before" if new == old else "more"
-            )
-        rows.append(row)
-    header = ["", "before", "after", ""] if before else ["", "after"]
-    return Table("In all", header, rows, f"{when(report)} {NOTE_ON_BYTES}" if before else NOTE_ON_BYTES)
+        old, new = before["total"][key], after["total"][key]
+        change = "as before" if new == old else f"{old / max(new, 1):.1f} times less" if new < old else "more"
+        rows.append([name, f"{old:,}", f"{new:,}", change])
+    epochs = before["epochs"]
+    when = f"after {epochs} of {report['epochs']} epochs, when the first step happened"
+    note = f"Before: the network {when if epochs else 'that compression began with'}. {NOTE_ON_BYTES}"
+    return Table("In all", ["", "before", "after", ""], rows, note)
 
 
 def _layers(report: dict[str, Any]) -> Table:
-    before = {layer["name"]: layer for layer in (report["before"] or {"layers": []})["layers"]}
+    before = {layer["name"]: layer for layer in report["before"]["layers"]}
     rows = []
     for layer in report["after"]["layers"]:
         old = before.get(layer["name"], layer)
-        size = max(layer["parameters"], 1)
+        zeros = 1 - layer["nonzeros"] / max(layer["parameters"], 1)
+        numbers = [old["bytes"], layer["bytes"], layer["macs"], layer["macs_nonzero"]]
         rows.append(
-            [
-                layer["name"],
-                layer["kind"],
-                f"{old['parameters']:,}",
-                f"{layer['nonzeros']:,}",
-                f"{1 - layer['nonzeros'] / size:.1%}",
-                str(layer["bits"]),
-                layer["form"],
-                f"{old['bytes']:,}",
-                f"{layer['bytes']:,}",
-                f"{layer['macs']:,}",
-                f"{layer['macs_nonzero']:,}",
-            ]
-        )
+            [layer["name"], layer["kind"], f"{layer['parameters']:,}", f"{layer['nonzeros']:,}",
+             f"{zeros:.1%}", str(layer["bits"]), layer["form"], *(f"{number:,}" for number in numbers)]
+        )  # fmt: skip
     header = ["layer", "kind", "parameters", "not zero", "zeros", "bits", "coded as"]
     header += ["bytes before", "bytes after", "MACs", "MACs not by zero"]
     return Table("Layer by layer", header, rows)
 
 
 def _classes(report: dict[str, Any]) -> Table:
-    before = (report["before"] or {}).get("per_class", {})
     rows = []
-    for name, share in report["after"]["per_class"].items():
-        old = before.get(name)
-        known = share is not None and old is not None
-        change = f"{100 * (share - old):+.1f}" if known else ""
-        rows.append([name, *(["" if old is None else f"{old:.1%}"] if before else [])])
-        rows[-1] += ["no images" if share is None else f"{share:.1%}", *([change] if before else [])]
-    header = ["class", "before", "after", "points"] if before else ["class", "accuracy"]
-    return Table("Class by class", header, rows)
+    for name, new in report["after"]["per_class"].items():
+        old = report["before"]["per_class"][name]
+        if new is None or old is None:
+            rows.append([name, "", "no images", ""])
+        else:
+            rows.append([name, f"{old:.1%}", f"{new:.1%}", f"{100 * (new - old):+.1f}"])
+    return Table("Class by class", ["class", "before", "after", "points"], rows)
 
 
 def _comparison(report: dict[str, Any]) -> Table:
@@ -141,13 +109,10 @@ def _comparison(report: dict[str, Any]) -> Table:
 
 
 def _training(report: dict[str, Any]) -> Table:
-    columns = [key for key in ("loss", "accuracy", "validation_loss", "validation_accuracy") if key in
-               report["history"][-1]]  # fmt: skip
+    known = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+    columns = [key for key in known if key in report["history"][-1]]
     rows = [
-        [
-            str(row["epoch"]),
-            *(f"{row[key]:.2%}" if "accuracy" in key else f"{row[key]:.4f}" for key in columns),
-        ]
+        [str(row["epoch"]), *(f"{row[key]:{'.2%' if 'accuracy' in key else '.4f'}}" for key in columns)]
         for row in report["history"]
     ]
     header = ["epoch", *(key.replace("validation", report["watched"]).replace("_", " ") for key in columns)]

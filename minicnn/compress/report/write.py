@@ -16,7 +16,7 @@ def write_reports(folder: Path, report: dict[str, Any], formats: tuple[str, ...]
     """Write report.md, report.json and report.html as `formats` say; gives the names of the files.
 
     report: {"name", "description", "timeline": lines, "epochs", "watched", "before": numbers of `measure`
-    with "epochs", or None, "after": numbers, "history": rows of epochs, "compare": {name: accuracy and
+    and "epochs", "after": numbers, "history": rows of epochs, "compare": {name: accuracy and
     totals}, and more that only JSON shows}. Without matplotlib the HTML has no plots and says so.
     """
     texts = {}
