@@ -228,3 +228,14 @@ def test_layers_have_the_bits_that_were_asked_for(rng):
     assert find(model.fc2, "input", "quantize") is None
     assert find(model.conv1, "output", "quantize").bits == 8
     assert find(model.fc1, "output", "quantize") is None, "fc2 reads float32, so nothing is rounded for it"
+
+
+def test_a_plan_requantizes_once(rng):
+    """The quantizer behind a layer that computes in integers has nothing left to do."""
+    model, x = make("resnet-20", rng)
+    quantize(model, [x])
+    forward = minicnn.compile(model)
+    run(forward, x)
+    layers = [node.layer for node in forward.plans()[0].graph.nodes if node.name == "FakeQuantize"]
+    assert sum("conv" in layer and "output" in layer for layer in layers) == 0
+    assert sum("relu2.output" in layer for layer in layers) == 9, "sums are float32 until here"

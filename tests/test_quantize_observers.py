@@ -123,6 +123,14 @@ def test_entropy_keeps_a_uniform_distribution_and_cuts_a_tail(rng):
     assert high > 2.5
 
 
+def test_entropy_keeps_the_bright_side_of_images_with_a_dark_background(rng):
+    """Normalized, most pixels are one negative number; counted by magnitude it would hide what is cut off."""
+    images = np.where(rng.random(100_000) < 0.6, -0.81, rng.uniform(-0.81, 2.02, 100_000))
+    low, high = seen(Entropy(), images).range(FakeQuantize(8, signed=False, symmetric=False))
+    assert low == pytest.approx(-0.81, abs=0.01)
+    assert high > 1.9
+
+
 def test_least_error_of_weights_is_searched_channel_by_channel(rng):
     w = rng.standard_normal((3, 20_000)).astype(np.float32)
     w *= np.float32([[1], [0.1], [0]])

@@ -113,9 +113,9 @@ class Entropy(Histogram):
     """The range that loses least information (Migacz 2017), as TensorRT calibrates."""
 
     def range(self, quantizer: FakeQuantize) -> Range:
-        levels = quantizer.quant_max + 1 if quantizer.symmetric else 2 ** (quantizer.bits - 1)
-        limit = kernels.of(self.counts).entropy_range(self.counts, self.width, levels)
-        return self.within(-limit, limit)
+        symmetric = quantizer.symmetric
+        levels = quantizer.quant_max + 1 if symmetric else 2 ** (quantizer.bits - 1)
+        return self.within(*kernels.of(self.counts).entropy_range(self.counts, self.width, levels, symmetric))
 
 
 OBSERVERS: dict[str, Callable[[], Observer]] = {

@@ -4,8 +4,8 @@ A chain is fused only if nobody else reads what lies between its ops: no other o
 all of them pass gradients, or none does. What is fused: convolution, batch norm in training, a dense layer
 or an addition, each with ReLU and, after the first two, max-pooling behind it; batch norm in training with
 the counting of its batches, and with the addition behind it; every other pixel with zeros for new channels,
-as residual nets take them; and batch norm with given statistics into the convolution before it, where no
-gradient is recorded.
+as residual nets take them; batch norm with given statistics into the convolution before it, where no gradient
+is recorded; and a quantizer behind a layer that requantizes to the same lattice, which it leaves as it is.
 """
 
 from __future__ import annotations
@@ -31,8 +31,15 @@ from minicnn.functions.linear import Linear
 from minicnn.functions.moving import Pad
 from minicnn.functions.normalization import BatchNorm, BatchNormInference
 from minicnn.functions.pooling import MaxPool2d
+from minicnn.functions.quantization import (
+    FakeQuantize,
+    QuantizedAvgPool2d,
+    QuantizedConv2d,
+    QuantizedLinear,
+)
 from minicnn.graph.ir import Graph, Node, Value
 
+_REQUANTIZING = (QuantizedConv2d, QuantizedLinear, QuantizedAvgPool2d)
 _POSITIONS = 255  # of a pooling window: one byte says which one won, and 255 that ReLU killed it
 
 
@@ -90,12 +97,23 @@ def _fused(chain: list[Node]) -> tuple[Node, int]:
     if head.op is GetItem and len(chain) > 1 and chain[1].op is Pad:
         options = _shortcut(head, chain[1])
         return (_node(chain[:2], Shortcut, head.inputs, options), 2) if options else (head, 1)
+    if head.op in _REQUANTIZING and len(chain) > 1 and _rounds_again(head, chain[1]):
+        return _node(chain[:2], head.op, head.inputs, head.options), 2
     if len(chain) > 1 and chain[1].op is ReLU:
         if head.op is Linear:
             return _node(chain[:2], LinearReLU, head.inputs, {}), 2
         if head.op is Add and _same_shape(head):
             return _node(chain[:2], AddReLU, head.inputs, {}), 2
     return head, 1
+
+
+def _rounds_again(node: Node, following: Node) -> bool:
+    """Whether the op that follows puts on a lattice what `node` has put there already."""
+    return (
+        following.op is FakeQuantize
+        and following.inputs[1] is node.inputs[-2]
+        and following.inputs[2] is node.inputs[-1]
+    )
 
 
 def _conv_block(chain: list[Node]) -> tuple[Node, int]:

@@ -12,7 +12,7 @@ from numba import prange
 
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import using
-from minicnn_kernels.cpu.compiler import REDUCTION, kernel
+from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.conv import conv2d_forward
 from minicnn_kernels.cpu.layout import CHUNK, elementwise, flat
 from minicnn_kernels.cpu.linear import linear_forward
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _EXACT = 1 << 24  # float32 holds every whole number up to here
+_LANES = 64  # of comparisons that go on side by side: four registers
 
 
 def value_range(x, axis):
@@ -77,7 +78,7 @@ def fake_quantize_backward_scale(grad, x, scale, zero_point, qmin, qmax, axis):
     low, high = _bounds(zero_point, qmin, qmax)
     if axis is None:
         sums = _scale_chunks(x_flat, grad_flat, np.float32(scale), np.float32(low), np.float32(high))
-        return np.asarray(sums.sum(), np.float32)
+        return np.asarray(sums.sum(dtype=np.float64), np.float32)
     channels = len(scale)
     return _scale_channels(
         x_flat.reshape(-1, channels), grad_flat.reshape(-1, channels), scale, low, high
@@ -116,8 +117,8 @@ def quantized_avg_pool2d_forward(
 ):
     """Average pooling of points of a lattice, in exact integers; see the reference."""
     window = kernel_size, stride, padding
-    steps, largest = _steps(x, x_scale)
-    if not largest * kernel_size[0] * kernel_size[1] < _EXACT:
+    steps, below, above = _steps(x, x_scale)
+    if max(below, above) * kernel_size[0] * kernel_size[1] >= _EXACT:
         return reference.quantized_avg_pool2d_forward(
             x, x_scale, y_scale, y_zero_point, qmin, qmax, *window, divisor
         )
@@ -129,15 +130,20 @@ def quantized_avg_pool2d_forward(
 def _exact(product, x, x_scale, weight, w_scale):
     """product(x, weight) in steps of both, without rounding; None where float32 can't have it.
 
-    Every partial sum is at most max abs(x) times the sum of abs(weight) of one output, whatever the order of
-    the additions. If that is too much, x is cut into 16 high + low, whose sums meet in double precision.
+    Where x lies between -below and above, and the weights of an output add up to -negative and positive, no
+    partial sum is larger than above * positive + below * negative, or the other way round, whatever the order
+    of the additions. If that is too much, x is cut into 16 high + low, whose sums meet in double precision.
     """
-    x, largest = _steps(x, x_scale)
-    weight = np.rint(weight / reference.along(w_scale, weight, 0))
-    heaviest = float(np.abs(weight).reshape(weight.shape[0], -1).sum(axis=1, dtype=np.float64).max(initial=0))
-    if largest * heaviest < _EXACT:
+    x, below, above = _steps(x, x_scale)
+    weight, negative, positive = _weight_steps(weight, w_scale)
+
+    def fits(below, above):
+        larger = np.maximum(above * positive + below * negative, above * negative + below * positive)
+        return bool((larger < _EXACT).all())
+
+    if fits(below, above):
         return product(x, weight)
-    if (largest / 16 + 1) * heaviest >= _EXACT:
+    if not (fits(below / 16 + 1, above / 16 + 1) and fits(8, 8)):
         return None
     high = np.rint(x / np.float32(16))
     low = x - np.float32(16) * high
@@ -145,9 +151,24 @@ def _exact(product, x, x_scale, weight, w_scale):
 
 
 def _steps(x, x_scale):
-    """x in whole steps, float32, and the largest magnitude among them (NaN left out)."""
+    """x in whole steps, float32, and how far they go below and above 0 (NaN left out)."""
     steps, *flats = elementwise(x)
-    return steps, float(_steps_chunks(*flats, np.float32(x_scale)).max(initial=0))
+    _steps_chunks(*flats, np.float32(x_scale))
+    low, high = value_range(steps, None)
+    return steps, -float(low), float(high)
+
+
+def _weight_steps(weight, w_scale):
+    """The weight in whole steps, float32, and what those below and above 0 add up to (O,), without sign."""
+    outputs = weight.shape[0]
+    if not _innermost(weight, 0):
+        steps = np.rint(weight / reference.along(w_scale, weight, 0))
+        rows = steps.reshape(outputs, -1)
+        sums = (np.maximum(part, 0).sum(axis=1, dtype=np.float64) for part in (-rows, rows))
+        return steps, *sums
+    steps, *flats = elementwise(weight)
+    scale = np.ascontiguousarray(np.broadcast_to(w_scale, (outputs,)))
+    return steps, *_weight_channels(*(array.reshape(-1, outputs) for array in flats), scale)
 
 
 def _finish_sums(acc, bias, x_scale, w_scale, y_scale, y_zero_point, qmin, qmax, axis):
@@ -182,17 +203,22 @@ def _bounds(zero_point, qmin, qmax):
     return qmin - zero_point, qmax - zero_point
 
 
-@kernel(parallel=True, fastmath=REDUCTION)
+@kernel(parallel=True)
 def _range_of_chunks(x):
+    """Extremes of every chunk, (chunks, _LANES) each: in lanes, since NaN forbids LLVM another order."""
     chunks = (x.size + CHUNK - 1) // CHUNK
-    lows, highs = np.zeros(chunks, np.float32), np.zeros(chunks, np.float32)
+    lows, highs = np.zeros((chunks, _LANES), np.float32), np.zeros((chunks, _LANES), np.float32)
     for chunk in prange(chunks):
         start = np.int64(chunk) * CHUNK
-        low = high = np.float32(0)
-        for i in range(start, min(start + CHUNK, x.size)):
-            low = x[i] if x[i] < low else low
-            high = x[i] if x[i] > high else high
-        lows[chunk], highs[chunk] = low, high
+        end = min(start + CHUNK, x.size)
+        low, high = lows[chunk], highs[chunk]
+        for first in range(start, end - _LANES + 1, _LANES):
+            row = x[first : first + _LANES]
+            for c in range(_LANES):
+                low[c] = row[c] if row[c] < low[c] else low[c]
+                high[c] = row[c] if row[c] > high[c] else high[c]
+        for i in range(end - (end - start) % _LANES, end):
+            low[0], high[0] = min(low[0], x[i]), max(high[0], x[i])
     return lows, highs
 
 
@@ -249,18 +275,26 @@ def _backward_channels(dx, x, grad, scale, low, high):
 @kernel(inline="always")
 def _by_scale(x, scale, low, high):
     v = x / scale
-    return low if v <= low else high if v >= high else np.rint(v) - v
+    slope = np.rint(v) - v
+    slope = low if v <= low else slope
+    return high if v >= high else slope
 
 
-@kernel(parallel=True, fastmath=REDUCTION)
+@kernel(parallel=True)
 def _scale_chunks(x, grad, scale, low, high):
-    sums = np.zeros((x.size + CHUNK - 1) // CHUNK)
-    for chunk in prange(sums.size):
+    """Sums of every chunk, (chunks, _LANES): each lane adds up 512 products at most in float32."""
+    chunks = (x.size + CHUNK - 1) // CHUNK
+    sums = np.zeros((chunks, _LANES), np.float32)
+    for chunk in prange(chunks):
         start = np.int64(chunk) * CHUNK
-        total = 0.0
-        for i in range(start, min(start + CHUNK, x.size)):
-            total += np.float64(grad[i] * _by_scale(x[i], scale, low, high))
-        sums[chunk] = total
+        end = min(start + CHUNK, x.size)
+        total = sums[chunk]
+        for first in range(start, end - _LANES + 1, _LANES):
+            values, upstream = x[first : first + _LANES], grad[first : first + _LANES]
+            for c in range(_LANES):
+                total[c] += upstream[c] * _by_scale(values[c], scale, low, high)
+        for i in range(end - (end - start) % _LANES, end):
+            total[0] += grad[i] * _by_scale(x[i], scale, low, high)
     return sums
 
 
@@ -273,18 +307,24 @@ def _scale_channels(x, grad, scale, low, high):
     return sums
 
 
-@kernel(parallel=True, fastmath=REDUCTION)
+@kernel(parallel=True)
 def _steps_chunks(steps, x, scale):
-    largest = np.zeros((steps.size + CHUNK - 1) // CHUNK, np.float32)
-    for chunk in prange(largest.size):
+    for chunk in prange((steps.size + CHUNK - 1) // CHUNK):
         start = np.int64(chunk) * CHUNK
-        most = np.float32(0)
         for i in range(start, min(start + CHUNK, steps.size)):
-            step = np.rint(x[i] / scale)
-            steps[i] = step
-            most = abs(step) if abs(step) > most else most
-        largest[chunk] = most
-    return largest
+            steps[i] = np.rint(x[i] / scale)
+
+
+@kernel
+def _weight_channels(steps, x, scale):
+    negative, positive = np.zeros(scale.size), np.zeros(scale.size)
+    for row in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            step = np.rint(x[row, c] / scale[c])
+            steps[row, c] = step
+            negative[c] -= min(step, np.float32(0))
+            positive[c] += max(step, np.float32(0))
+    return negative, positive
 
 
 @kernel(parallel=True)

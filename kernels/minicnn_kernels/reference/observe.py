@@ -79,34 +79,40 @@ def least_error_values(x, axis, qmin, qmax, symmetric, power_of_two, candidates=
     return low * best, high * best
 
 
-def entropy_range(counts, width, levels, stride=8):
-    """The magnitude at which to clip so that `levels` levels say most about the values.
+def entropy_range(counts, width, levels, symmetric, stride=8):
+    """The range in which `levels` levels on each side of 0 say most about the values.
 
-    The smallest Kullback-Leibler divergence between the histogram of magnitudes, what lies beyond the limit
-    added to its last bin, and the same histogram averaged over `levels` groups of bins, the empty ones left
-    empty (Migacz 2017, "8-bit inference with TensorRT"). Limits are tried in steps of `stride` bins.
+    symmetric: one limit for both sides, by their magnitudes together; else each side has its own. A limit
+    is the one with the smallest Kullback-Leibler divergence between the histogram of magnitudes, what lies
+    beyond the limit added to its last bin, and the same histogram averaged over `levels` groups of bins, the
+    empty ones left empty (Migacz 2017, "8-bit inference with TensorRT"). They are tried in steps of `stride`.
     """
     middle = len(counts) // 2
-    magnitudes = (counts[middle:] + counts[:middle][::-1]).astype(np.float64)
-    magnitudes[0] = (
-        0  # zero is a point of every lattice, and a ReLU makes so many that nothing else would count
-    )
-    last = int(np.flatnonzero(magnitudes)[-1]) + 1 if magnitudes.any() else len(magnitudes)
+    below, above = counts[:middle][::-1].astype(np.float64), counts[middle:].astype(np.float64)
+    above[0] = 0  # 0 is a point of every lattice, and ReLU makes so many that nothing else would count
+    if symmetric:
+        below = above = below + above
+    return -_entropy_limit(below, levels, stride) * width, _entropy_limit(above, levels, stride) * width
+
+
+def _entropy_limit(magnitudes, levels, stride):
+    """How many bins to keep of a histogram of magnitudes."""
+    filled = np.flatnonzero(magnitudes)
+    last = int(filled[-1]) + 1 if len(filled) else len(magnitudes)
     best, least = last, np.inf
     for limit in sorted({*range(min(levels, last), last, stride), last}):
-        kept = magnitudes[:limit]
-        reference = kept.copy()
+        reference = magnitudes[:limit].copy()
         reference[-1] += magnitudes[limit:].sum()
-        group = np.arange(limit) * min(levels, limit) // limit
         filled = reference > 0
-        sums, counts_filled = np.bincount(group, kept), np.bincount(group, filled)
-        model = np.where(filled, sums[group] / np.maximum(counts_filled[group], 1), 0)
-        if divergence(reference, model) < least:
-            best, least = limit, divergence(reference, model)
-    return best * width
+        group = np.arange(limit) * min(levels, limit) // limit
+        means = np.bincount(group, magnitudes[:limit]) / np.maximum(np.bincount(group, filled), 1)
+        lost = _divergence(reference, np.where(filled, means[group], 0))
+        if lost < least:
+            best, least = limit, lost
+    return best
 
 
-def divergence(p, q):
+def _divergence(p, q):
     """Kullback-Leibler divergence of two histograms, divided by their sums; infinite if q lacks bins of p."""
     if not q.any():
         return np.inf
