@@ -50,10 +50,8 @@ def run_recipe(
     Raises ValueError for a recipe without epochs and without checkpoint, CheckpointError for a checkpoint of
     another recipe, model or data, and what `fit` raises.
     """
-    if data is not None:
-        recipe = replace(recipe, data=data)
-    if recipe.data != "fashion-mnist":
-        recipe = replace(recipe, data=os.path.abspath(recipe.data))
+    source = recipe.data if data is None else data
+    recipe = replace(recipe, data=source if source == "fashion-mnist" else os.path.abspath(source))
     if not recipe.epochs and checkpoint is None:
         raise ValueError(
             f"recipe {recipe.name!r}: epochs = 0 trains nothing; give the checkpoint of a trained model"
