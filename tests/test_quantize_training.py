@@ -28,6 +28,28 @@ from minicnn.training import fit
 CLASSES = 4
 
 
+def small(rng):
+    """A plain net like SimpleCNN with a sixth of its channels, and a batch for it."""
+    minicnn.manual_seed(3)
+    model = nn.Sequential(
+        {
+            "conv1": nn.Conv2d(1, 6, 3, padding=1),
+            "bn1": nn.BatchNorm2d(6),
+            "relu1": nn.ReLU(),
+            "pool1": nn.MaxPool2d(2),
+            "conv2": nn.Conv2d(6, 8, 3, padding=1, bias=False),
+            "bn2": nn.BatchNorm2d(8),
+            "relu2": nn.ReLU(),
+            "pool2": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "fc1": nn.Linear(72, 24),
+            "relu3": nn.ReLU(),
+            "fc2": nn.Linear(24, CLASSES),
+        }
+    )
+    return model.eval(), minicnn.tensor(rng.standard_normal((6, 1, 12, 12)).astype(np.float32))
+
+
 def stripes(rng, count=96):
     """Images (1, 12, 12) with a bright quarter; which one is the class."""
     labels = rng.integers(0, CLASSES, count)
@@ -72,7 +94,7 @@ MODES = {
 
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 def test_training_goes_on_with_lattices(rng, quarters, options):
-    model, _ = make("simple", rng)
+    model, _ = small(rng)
     trained(model, quarters, 2)
     quantize(model, [quarters.images], **options)
     history = trained(model, quarters, 6)
@@ -87,7 +109,7 @@ def test_training_goes_on_with_lattices(rng, quarters, options):
 
 def test_article_003_section_4_2_training_sees_rounded_weights_and_trains_the_raw_ones(rng, quarters):
     """Their tf.keras.layers.QuantizationLayer does not exist; ours is a transform in the tape."""
-    model, x = make("simple", rng)
+    model, x = small(rng)
     quantize(model, [x], bits=4, activation_bits=8)
     before = raw(model.fc1, "weight").detach().clone().numpy()
     trained(model, quarters, 1)
@@ -101,7 +123,7 @@ def test_article_003_section_4_2_training_sees_rounded_weights_and_trains_the_ra
 def test_resuming_continues_bit_for_bit(rng, quarters, tmp_path, learned):
     def prepared():
         minicnn.manual_seed(5)
-        model, _ = make("simple", np.random.default_rng(2))
+        model, _ = small(np.random.default_rng(2))
         return quantize(model, [quarters.images], bits=4, activation_bits=8, learned=learned)
 
     whole = prepared()
@@ -125,7 +147,7 @@ def test_a_state_dict_carries_the_lattices(rng):
 
 
 def test_a_copy_has_lattices_of_its_own(rng):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     quantize(model, [x])
     twin = copy.deepcopy(model)
     before = run(model, x)
@@ -137,7 +159,7 @@ def test_a_copy_has_lattices_of_its_own(rng):
 
 
 def test_frozen_lattices_hold_the_present_weights_and_stay(rng, quarters):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     quantize(model, [x])
     trained(model, quarters, 1)
     freeze_quantizers(model)
@@ -163,7 +185,7 @@ def test_frozen_lattices_hold_the_present_weights_and_stay(rng, quarters):
 
 @pytest.mark.parametrize("bake", [False, True])
 def test_quantizers_can_be_taken_away(rng, bake):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     fold_batch_norm(model, x)
     before = run(model, x)
     quantize(model, [x], bits=3, activation_bits=16)
@@ -182,7 +204,7 @@ def test_quantizers_can_be_taken_away(rng, bake):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_pruned_weights_stay_zero_through_folding_quantizing_and_training(rng, quarters, learned):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     prune(model, 0.8)
     zeros = {name: raw(layer, "weight").detach().numpy() == 0 for name, layer in model.named_modules()
              if isinstance(layer, (nn.Conv2d, nn.Linear))}  # fmt: skip
@@ -197,7 +219,7 @@ def test_pruned_weights_stay_zero_through_folding_quantizing_and_training(rng, q
 
 
 def test_mask_quantize_distil_and_fold_work_together_on_one_model(rng, quarters):
-    teacher, x = make("simple", rng)
+    teacher, x = small(rng)
     trained(teacher, quarters, 4)
     student = copy.deepcopy(teacher)
     prune(student, 0.5)
@@ -213,7 +235,7 @@ def test_mask_quantize_distil_and_fold_work_together_on_one_model(rng, quarters)
 
 
 def test_a_step_compiled_equals_a_step_as_it_is(rng):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     quantize(model, [x], bits=4, activation_bits=8)
     twin = copy.deepcopy(model)
     losses = []
@@ -257,7 +279,7 @@ BAD = {
 
 @pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
 def test_bad_input_is_told_and_the_model_untouched(rng, options, message):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     before, names = copy.deepcopy(model.state_dict()), [name for name, _ in model.named_modules()]
     if options and "calibration" not in options:
         options = options | {"calibration": [x]}
@@ -270,7 +292,7 @@ def test_bad_input_is_told_and_the_model_untouched(rng, options, message):
 
 
 def test_weights_that_are_no_numbers_are_told(rng):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     model.fc2.weight.detach().fill_(float("nan"))
     with pytest.raises(ValueError, match="the weight of 'fc2' cannot be quantized"):
         quantize(model, [x])
@@ -278,7 +300,7 @@ def test_weights_that_are_no_numbers_are_told(rng):
 
 
 def test_quantizing_twice_is_refused(rng):
-    model, x = make("simple", rng)
+    model, x = small(rng)
     quantize(model, [x])
     before = run(model, x)
     with pytest.raises(ValueError, match="quantized already; remove_quantizers"):
