@@ -4,6 +4,10 @@ Little is computed per number read (9 multiplications for a 3x3 kernel), so what
 and in its order. Rows of an image pass, padded with zeros, through a ring of lines that stays in the
 first-level cache: as many lines as a window is high. Vectors hold channels, a tile of registers neighbouring
 pixels. Grouped convolutions of more channels are products, see `implicit.py`.
+
+Seen against tiles that read padded images in the second-level cache through tables, batch 64, one core:
+forward 1.2 to 1.4 times as fast, the gradients 1.3 to 1.5, the input's with stride 2.4. A large layer
+(64 channels of 32x32) takes 1.3 times as long as to copy its image.
 """
 
 from __future__ import annotations
