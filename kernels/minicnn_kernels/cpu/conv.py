@@ -4,8 +4,8 @@
 of `gemm.py`; `winograd` multiplies transformed tiles, see `winograd.py`, which also says where auto takes it
 instead of `implicit`. Depthwise convolutions have loops of their own, `depthwise.py`, and so have gradients
 by the input with a stride, `strided.py`. All else is `implicit`: 1x1, 5x5, 7x7 and dilated kernels, and
-groups, whose products are too narrow for a tile's best speed (0.5 to 0.9 of PyTorch's). Tasks depend on shapes
-alone and sums over tasks have a fixed order, so results are bit-identical for any number of threads.
+groups, whose products are too narrow for a tile's best speed (0.5 to 0.9 of PyTorch's). Tasks depend on
+shapes alone and sums over tasks have a fixed order, so results are bit-identical for any number of threads.
 Signatures and formulas: `reference/conv.py`.
 """
 
