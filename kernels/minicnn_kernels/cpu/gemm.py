@@ -144,19 +144,41 @@ def _multiply_blocks(
         i, j = index % row_blocks * block_rows, index // row_blocks * block_columns
         height, width = min(block_rows, rows - i), min(block_columns, columns - j)
         mine = scratch + FLOAT_BYTES * np.intp(get_thread_id()) * scratch_size
-        left, right = a + FLOAT_BYTES * i * a_row, b + FLOAT_BYTES * j * b_column
+        _multiply_task(
+            a + FLOAT_BYTES * i * a_row, a_row, a_column, b + FLOAT_BYTES * j * b_column, b_row, b_column,
+            bias + FLOAT_BYTES * (i if swapped else j) if bias else 0,
+            c + FLOAT_BYTES * (j * c_stride + i if swapped else i * c_stride + j), c_stride,
+            height, width, depth, swapped, relu, mine,
+        )  # fmt: skip
+
+
+@kernel
+def _multiply_task(
+    a, a_row, a_column, b, b_row, b_column, bias, c, c_stride, rows, columns, depth, swapped, relu, scratch
+):
+    """One block of C. A transposed one is computed _TURNED rows of A at a time, and turned while in cache."""
+    at_once = min(rows, _TURNED) if swapped else rows
+    if not swapped:
+        zero_floats(scratch, columns)
+    for i in range(0, rows, at_once):
+        height = min(at_once, rows - i)
+        init, init_stride, result, stride = bias if bias else scratch, 0, c, c_stride
         if swapped:
-            _multiply_transposed(
-                left, a_row, right, b_row, bias + FLOAT_BYTES * i if bias else 0,
-                c + FLOAT_BYTES * (j * c_stride + i), c_stride, height, width, depth, relu, mine,
-            )  # fmt: skip
-        else:
-            zero_floats(mine, width)
-            _multiply_block(
-                left, a_row, a_column, right, b_row, b_column, bias + FLOAT_BYTES * j if bias else mine, 0,
-                c + FLOAT_BYTES * (i * c_stride + j), c_stride, height, width, depth, relu,
-                mine + FLOAT_BYTES * width,
-            )  # fmt: skip
+            init, init_stride, result, stride = scratch, columns, scratch, columns
+            for r in range(height):
+                start = load_float(bias + FLOAT_BYTES * (i + r)) if bias else np.float32(0)
+                floats(result + FLOAT_BYTES * r * stride, columns)[:] = start
+        _multiply_block(
+            a + FLOAT_BYTES * i * a_row, a_row, a_column, b, b_row, b_column, init, init_stride,
+            result, stride, height, columns, depth, relu,
+            scratch + FLOAT_BYTES * columns * (at_once if swapped else 1),
+        )  # fmt: skip
+        if swapped:
+            for j in range(0, columns, LANES):  # so that LANES rows of c are written from end to end
+                transpose(
+                    result + FLOAT_BYTES * j, stride, height, min(LANES, columns - j),
+                    c + FLOAT_BYTES * (j * c_stride + i), c_stride,
+                )  # fmt: skip
 
 
 @kernel
@@ -190,40 +212,17 @@ def _multiply_block(
                 _copy_strip(left, a_row, a_column, height, steps, strip)
                 left, step = strip, 1 if a_column == 1 else _STRIP
             start, result = init + FLOAT_BYTES * r * init_stride, c + FLOAT_BYTES * r * c_stride
-            # The table's first offset is 0: it is the only tap too.
-            multiply(
-                left, scratch, height, scratch, 1, steps, step, right, b_row, direct,
-                start, init_stride, result, c_stride,
-            )  # fmt: skip
-            multiply(
-                left, scratch, height, scratch, 1, steps, step, panels, PACKED, columns - direct,
-                start + FLOAT_BYTES * direct, init_stride, result + FLOAT_BYTES * direct, c_stride,
-            )  # fmt: skip
+            for packed in range(2):
+                j, width = (direct, columns - direct) if packed else (0, direct)
+                # The table's first offset is 0: it is the only tap too.
+                multiply(
+                    left, scratch, height, scratch, 1, steps, step,
+                    panels if packed else right, PACKED if packed else b_row, width,
+                    start + FLOAT_BYTES * j, init_stride, result + FLOAT_BYTES * j, c_stride,
+                )  # fmt: skip
         init, init_stride = c, c_stride
     if relu:
         relu_pixels(c, rows, c_stride, columns)
-
-
-@kernel
-def _multiply_transposed(a, a_row, b, b_row, bias, c, c_stride, rows, columns, depth, relu, scratch):
-    """C = (bias + A B)^T for one task, _TURNED rows of A at a time: they are turned while in cache.
-
-    The rows of A and B are dense; bias has an element for each row of A, or is 0.
-    """
-    for i in range(0, rows, _TURNED):
-        height = min(_TURNED, rows - i)
-        for r in range(height):
-            row = floats(scratch + FLOAT_BYTES * r * columns, columns)
-            row[:] = load_float(bias + FLOAT_BYTES * (i + r)) if bias else np.float32(0)
-        _multiply_block(
-            a + FLOAT_BYTES * i * a_row, a_row, 1, b, b_row, 1, scratch, columns, scratch, columns,
-            height, columns, depth, relu, scratch + FLOAT_BYTES * _TURNED * columns,
-        )  # fmt: skip
-        for j in range(0, columns, LANES):  # so that LANES rows of c are written from end to end
-            transpose(
-                scratch + FLOAT_BYTES * j, columns, height, min(LANES, columns - j),
-                c + FLOAT_BYTES * (j * c_stride + i), c_stride,
-            )  # fmt: skip
 
 
 @kernel
