@@ -40,9 +40,9 @@ def _seed(seed: int, record: Record, options: Options) -> None:
             "seed": seed,
         }
     )
-    epochs = 1 if options.quick else options.epochs or 20
+    epochs = 1 if options.quick else options.epochs or 30
     minicnn.manual_seed(seed)
-    teacher = _train("teacher", images, seed, record, 2 * epochs, units=1200, dropout=0.5, shift=2)
+    teacher = _train("teacher", images, seed, record, epochs * 4 // 3, units=1200, dropout=0.5, shift=2)
     _train("student alone", images, seed, record, epochs)
     plain = data.DataLoader(images.train, 250)
     loss = Distillation(CachedTeacher(teacher, plain), temperature=_TEMPERATURE, alpha=_ALPHA)
