@@ -81,7 +81,7 @@ def conv2d_backward_input(grad, weight, input_shape, stride, padding, dilation, 
     grad, taps = channels_last(grad), taps_first(weight)
     if algorithm("conv2d") == "explicit":
         explicit.backward_input(grad, taps, dx, stride, padding, dilation, groups)
-    elif _is_depthwise(input_shape[1], taps, groups):
+    elif _is_depthwise(taps, groups):
         depthwise.backward_input(grad, taps, dx, stride, padding, dilation)
     elif tuple(stride) == (1, 1):
         # Each pixel gathers from the windows it was in: a convolution with the kernel turned around.
@@ -118,7 +118,7 @@ def conv2d_backward_weight(grad, x, weight_shape, stride, padding, dilation, gro
         grad, images = channels_last(grad), channels_last(x)
         if algorithm("conv2d") == "explicit":
             explicit.backward_weight(grad, images, dw, stride, padding, dilation, groups)
-        elif _is_depthwise(x.shape[1], dw, groups):
+        elif _is_depthwise(dw, groups):
             depthwise.weight_gradient(grad, images, dw, stride, padding, dilation)
         else:
             _weight_gradient(grad, images, dw, stride, padding, dilation, groups)
@@ -136,8 +136,9 @@ def taps_first(weight: np.ndarray) -> np.ndarray:
     return contiguous(weight.transpose(2, 3, 1, 0))
 
 
-def _is_depthwise(channels: int, taps: np.ndarray, groups: int) -> bool:
-    return channels == groups == taps.shape[3] and groups > 1
+def _is_depthwise(taps: np.ndarray, groups: int) -> bool:
+    """Whether taps (kh, kw, C/groups, O) lead each channel to one of its own."""
+    return taps.shape[2] == 1 and taps.shape[3] == groups > 1
 
 
 class _Windows(NamedTuple):
@@ -206,7 +207,7 @@ def prepare(
     if edge:
         options = {"transposed": transposed, "relu": relu, "pool": pool, "edge": edge}
         return winograd.prepare(x_shape, taps, bias, y_shape, margin, **options)
-    if _is_depthwise(channels, taps, groups):
+    if _is_depthwise(taps, groups):
         return depthwise.prepare(x_shape, taps, bias, y_shape, stride, margin, dilation, relu=relu, pool=pool)
     n, height, width, _ = x_shape
     kh, kw = taps.shape[:2]
