@@ -46,6 +46,24 @@ def test_sums_of_products_are_exact_however_large(backend, rng, x_bits, w_bits, 
 
 
 @every_backend
+def test_sums_of_a_convolution_are_exact_next_to_2_to_the_24(backend, rng):
+    """Transforms of tiles, as Winograd's, would leave the whole numbers that float32 holds."""
+    qx = rng.integers(0, 256, (2, 64, 16, 16))
+    qw = rng.integers(-127, 128, (32, 64, 3, 3))
+    qw[:8] = abs(qw[:8])
+    acc = np.zeros((2, 32, 14, 14), np.int64)
+    for i in range(3):
+        for j in range(3):
+            acc += np.einsum("nchw,oc->nohw", qx[:, :, i : i + 14, j : j + 14], qw[:, :, i, j])
+    assert 2**22 < np.abs(acc).max() < 2**24
+    one = minicnn.tensor(np.float32(1))
+    x, weight = (minicnn.tensor(q.astype(np.float32)) for q in (qx, qw))
+    with kernels.use(backend):
+        y = quantized_conv(x, weight, None, Lattices(one, one, None, None, 0, 0)).numpy()
+    np.testing.assert_array_equal(y, acc.astype(np.float32))
+
+
+@every_backend
 @pytest.mark.parametrize(("count", "steps"), [(4, 255), (300, 65535)], ids=["small", "beyond 2^24"])
 def test_average_pooling_counts_in_whole_numbers(backend, rng, count, steps):
     scale, y_scale = np.float32(0.021), np.float32(0.034)

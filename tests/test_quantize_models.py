@@ -10,6 +10,7 @@ import minicnn_kernels as kernels
 from minicnn import models, nn
 from minicnn.compress import FakeQuantize, quantize
 from minicnn.compress.fake_quantize import SameLattice
+from minicnn.compress.observers import MinMax
 from minicnn.nn import functional as F
 from minicnn.nn.transform import attached, find
 
@@ -195,6 +196,21 @@ def test_where_quantizers_stand_around_additions_and_joins(rng):
         "pool.output": "unsigned",
         "fc.input": "as pool.output",
     }
+
+
+def test_observers_of_unsigned_lattices_see_what_a_relu_leaves(rng):
+    """Values below 0 become 0 there: to a histogram they must not be a tail that could be cut."""
+    observers = []
+
+    def make_one():
+        observers.append(MinMax())
+        return observers[-1]
+
+    model, x = make("simple", rng)
+    quantize(model, [x], observer=make_one)
+    lows = [one.low for one in observers[-4:]]
+    assert lows[0] < 0, "images"
+    assert lows[1:] == [0, 0, 0], "behind the two convolutions and the dense layer"
 
 
 @pytest.mark.parametrize("observer", ["minmax", "moving", "percentile", "mse", "kl"])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from minicnn.compress.fake_quantize import FakeQuantize
 from minicnn.compress.placement import QUANTIZABLE
-from minicnn.compress.select import select_layers
+from minicnn.compress.select import Layers, select_layers
 from minicnn.nn.transform import attach, attached, detach, raw
 
 
@@ -30,7 +30,7 @@ def mixed_bits(
     *,
     budget: int,
     choices: Sequence[int] = (8, 4, 2),
-    layers: Any = None,
+    layers: Layers = None,
     per_channel: bool = True,
 ) -> MixedBits:
     """Choose the bits of every weight so that all together take at most `budget` bytes.
