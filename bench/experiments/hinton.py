@@ -7,7 +7,7 @@ temperature of 20.
 
 from __future__ import annotations
 
-import functools
+import math
 import time
 from typing import Any
 
@@ -41,12 +41,36 @@ def _seed(seed: int, record: Record, options: Options) -> None:
         }
     )
     epochs = 1 if options.quick else options.epochs or 30
-    minicnn.manual_seed(seed)
-    teacher = _train("teacher", images, seed, record, epochs * 4 // 3, units=1200, dropout=0.5, shift=2)
-    _train("student alone", images, seed, record, epochs)
+    teacher = _teacher(images, seed, record, options, epochs * 4 // 3)
+    if record.get("student alone", seed) is None:
+        _train("student alone", images, seed, record, epochs)
     plain = data.DataLoader(images.train, 250)
     loss = Distillation(CachedTeacher(teacher, plain), temperature=_TEMPERATURE, alpha=_ALPHA)
     _train("student with its teacher", images, seed, record, epochs, loss=loss)
+
+
+def _teacher(images: Images, seed: int, record: Record, options: Options, epochs: int) -> Any:
+    """The teacher, from its file if it was trained before."""
+    path = options.work / f"teacher-{seed}.npz"
+    size = {"units": 1200, "dropout": 0.5}
+    if path.exists() and record.get("teacher", seed) is not None:
+        model = _network(images, **size)
+        model.load_state_dict(minicnn.load(path))
+        return model
+    model = _train("teacher", images, seed, record, epochs, **size, shift=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    minicnn.save(model.state_dict(), path)
+    return model
+
+
+def _network(images: Images, *, units: int, dropout: float) -> Any:
+    """Two hidden layers of `units`."""
+    pixels = math.prod(images.facts["image_shape"])
+    return nn.Sequential(
+        nn.Flatten(), nn.Dropout(dropout / 2.5), nn.Linear(pixels, units), nn.ReLU(), nn.Dropout(dropout),
+        nn.Linear(units, units), nn.ReLU(), nn.Dropout(dropout),
+        nn.Linear(units, len(images.facts["class_names"])),
+    )  # fmt: skip
 
 
 def _train(
@@ -61,14 +85,10 @@ def _train(
     shift: int = 0,
     loss: Any = None,
 ) -> Any:
-    """Train a network of two hidden layers and record what it gets wrong."""
+    """Train a network and record what it gets wrong."""
     began = time.perf_counter()
-    pixels = functools.reduce(int.__mul__, images.facts["image_shape"])
-    classes = len(images.facts["class_names"])
-    model = nn.Sequential(
-        nn.Flatten(), nn.Dropout(dropout / 2.5), nn.Linear(pixels, units), nn.ReLU(), nn.Dropout(dropout),
-        nn.Linear(units, units), nn.ReLU(), nn.Dropout(dropout), nn.Linear(units, classes),
-    )  # fmt: skip
+    minicnn.manual_seed(seed)
+    model = _network(images, units=units, dropout=dropout)
     loader = data.DataLoader(
         images.train, 100, shuffle=True, seed=seed, transform=data.RandomShift(shift) if shift else None
     )
