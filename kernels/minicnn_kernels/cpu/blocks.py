@@ -137,25 +137,22 @@ def pack(source, row_stride, column_stride, rows, columns, packed, first_row, de
         j += width
 
 
-def pack_weights(taps, groups, transposed, per_tap=False):
+def pack_weights(taps, groups, transposed):
     """Convolution weights (kh, kw, C/groups, O) as the operand B of `multiply`, in panels, group after group.
 
     Rows of B are (tap, input channel), columns output channels. transposed: rows are (tap, output channel)
-    with the taps in reverse order, columns input channels, as the gradient of the input needs them. per_tap:
-    one such matrix for each tap, in their order, instead of one for all.
+    with the taps in reverse order, columns input channels, as the gradient of the input needs them.
     """
     kh, kw, in_group, outputs = taps.shape
     out_group = outputs // groups
     rows, columns = (out_group, in_group) if transposed else (in_group, out_group)
     packed = memory.empty(groups * kh * kw * rows * padded_columns(columns))
-    _pack_weights(
-        taps.ctypes.data, packed.ctypes.data, kh * kw, in_group, outputs, groups, transposed, per_tap
-    )
+    _pack_weights(taps.ctypes.data, packed.ctypes.data, kh * kw, in_group, outputs, groups, transposed)
     return packed
 
 
 @kernel
-def _pack_weights(source, packed, taps, in_group, outputs, groups, transposed, per_tap):
+def _pack_weights(source, packed, taps, in_group, outputs, groups, transposed):
     out_group = outputs // groups
     rows, columns = (out_group, in_group) if transposed else (in_group, out_group)
     size = rows * padded_columns(columns)
@@ -163,10 +160,6 @@ def _pack_weights(source, packed, taps, in_group, outputs, groups, transposed, p
         for tap in range(taps):
             origin = source + FLOAT_BYTES * (tap * in_group * outputs + g * out_group)
             row_stride, column_stride = (1, outputs) if transposed else (outputs, 1)
-            if per_tap:
-                target = packed + FLOAT_BYTES * (tap * groups + g) * size
-                pack(origin, row_stride, column_stride, rows, columns, target, 0, rows)
-            else:
-                place = taps - 1 - tap if transposed else tap
-                target = packed + FLOAT_BYTES * g * taps * size
-                pack(origin, row_stride, column_stride, rows, columns, target, place * rows, taps * rows)
+            place = taps - 1 - tap if transposed else tap
+            target = packed + FLOAT_BYTES * g * taps * size
+            pack(origin, row_stride, column_stride, rows, columns, target, place * rows, taps * rows)
