@@ -3,18 +3,21 @@
 Which values are whole numbers (times a scale), in eval mode, and who rounds when:
 
 - A convolution, dense layer or average pooling with a quantizer at its input and weights computes exact sums
-  of whole numbers, and by the quantizer at its output, if it has one, requantizes them: one rounding, in
-  float32, as in `minicnn_kernels.reference.quantization`. A ReLU behind it is then the end of the range, 0.
+  of whole numbers, its bias among them (in steps of x_scale * w_scale), and by the quantizer at its output, if
+  it has one, requantizes them: one rounding, in float32, as `minicnn_kernels.reference.quantization` says.
+  Average pooling is a convolution whose weights are 1 and whose w_scale is 1 / divisor. Where only a ReLU
+  reads the result, what is below 0 saturates to it.
 - ReLU, max-pooling, reshaping, picking and padding with zeros keep values on their lattice: a layer behind
   them takes the lattice over (SameLattice).
 - Additions and concatenations take the float32 numbers that the whole ones stand for, each (q - zero_point) *
   scale rounded once, in the order of their operands. What they give is put on a lattice again by the next
   quantizer: that of the ReLU layer right behind, if there is one and nobody else reads the sum, else the one
   at the input of each layer that reads it.
-- Everything else (other activations, batch norm that is not folded, layers left out) is float32, before
-  which a result is not requantized: it is float32(sum) * (x_scale * w_scale). So is that of the last layer.
+- Everything else (other activations, batch norm that is not folded, layers left out) is float32. Before it
+  a result is not requantized: it is float32(sum) * (x_scale * w_scale), and so is that of the last layer.
+  Behind it the quantizer stands at the output of the layer that computed it, or at the input of the reader.
 
-So an integer engine that follows these rules gives the same bits. In training mode the same model computes
+So an integer engine that follows these rules gives the same bits (0 and -0 counting as one). In training mode the same model computes
 with floats that are rounded to the lattices, and gradients pass straight through (Jacob et al. 2018).
 """
 
