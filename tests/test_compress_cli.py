@@ -10,7 +10,7 @@ from test_cli import error_of, interrupt_after, write_folder
 
 from minicnn.cli import main
 from minicnn.compress.model_file import load_trained
-from minicnn.compress.recipe import load_recipe
+from minicnn.compress.recipe import load_recipe, recipe_names
 
 RECIPE = """
 data = "bands"
@@ -89,6 +89,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_model_is_the_same(work, capsys
     whole, halved = (load_trained(f"{name}/model.npz")[0].state_dict() for name in ("whole", "halved"))
     for name, value in whole.items():
         np.testing.assert_array_equal(halved[name].numpy(), value.numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_of_the_package_run(name, work):
+    assert main(["compress", "--recipe", name, "--limit", "64", "--output", "out", "--quiet"]) == 0
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["after"]["total"]["bytes"] < 0.15 * report["before"]["total"]["bytes"]
 
 
 def test_results_are_never_overwritten(work, capsys):

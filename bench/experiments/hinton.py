@@ -52,7 +52,7 @@ def _seed(seed: int, record: Record, options: Options) -> None:
 def _teacher(images: Images, seed: int, record: Record, options: Options, epochs: int) -> Any:
     """The teacher, from its file if it was trained before."""
     path = options.work / f"teacher-{seed}.npz"
-    size = {"units": 1200, "dropout": 0.5}
+    size: dict[str, Any] = {"units": 1200, "dropout": 0.5}
     if path.exists() and record.get("teacher", seed) is not None:
         model = _network(images, **size)
         model.load_state_dict(minicnn.load(path))
