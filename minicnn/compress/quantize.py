@@ -3,10 +3,10 @@
 Which values are whole numbers (times a scale), in eval mode, and who rounds when:
 
 - A convolution, dense layer or average pooling with a quantizer at its input and weights computes exact sums
-  of whole numbers, its bias among them (in steps of x_scale * w_scale), and by the quantizer at its output, if
-  it has one, requantizes them: one rounding, in float32, as `minicnn_kernels.reference.quantization` says.
-  Average pooling is a convolution whose weights are 1 and whose w_scale is 1 / divisor. Where only a ReLU
-  reads the result, what is below 0 saturates to it.
+  of whole numbers, its bias among them (in steps of x_scale * w_scale), and by the quantizer at its output,
+  if it has one, requantizes them: one rounding, in float32, as `minicnn_kernels.reference.quantization`
+  says. Average pooling is a convolution whose weights are 1 and whose w_scale is 1 / divisor. Where only a
+  ReLU reads the result, what is below 0 saturates to it.
 - ReLU, max-pooling, reshaping, picking and padding with zeros keep values on their lattice: a layer behind
   them takes the lattice over (SameLattice).
 - Additions and concatenations take the float32 numbers that the whole ones stand for, each (q - zero_point) *
@@ -17,8 +17,9 @@ Which values are whole numbers (times a scale), in eval mode, and who rounds whe
   a result is not requantized: it is float32(sum) * (x_scale * w_scale), and so is that of the last layer.
   Behind it the quantizer stands at the output of the layer that computed it, or at the input of the reader.
 
-So an integer engine that follows these rules gives the same bits (0 and -0 counting as one). In training mode the same model computes
-with floats that are rounded to the lattices, and gradients pass straight through (Jacob et al. 2018).
+So an integer engine that follows these rules gives the same bits (0 and -0 counting as one). In training mode
+the same model computes with floats that are rounded to the lattices, and gradients pass straight through
+(Jacob et al. 2018).
 """
 
 from __future__ import annotations
