@@ -9,7 +9,7 @@ the model's input. The rule, and what it means for integer inference, is in `qua
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,17 +128,18 @@ class _Walk:
 
     def _stays(self, value: Value) -> bool:
         """Whether nothing but integer layers reads `value`, be it through what commutes, additions, joins."""
-        return all(node is not None and id(node) in self.exact for node in self._last(value, _JOIN))
-
-    def _last(self, value: Value, through: tuple = ()) -> Iterator[Node | None]:
-        """The nodes that read `value` behind what commutes; None for the caller of the model."""
-        if value in self.graph.outputs:
-            yield None
-        for node in self.readers.get(value, ()):
-            if _commutes(node) or node.op in through:
-                yield from self._last(node.output, through)
-            else:
-                yield node
+        waiting, seen = [value], {value}
+        while waiting:
+            value = waiting.pop()
+            if value in self.graph.outputs:
+                return False
+            for node in self.readers.get(value, ()):
+                if _commutes(node) or node.op in _JOIN:
+                    waiting += {node.output} - seen
+                    seen.add(node.output)
+                elif id(node) not in self.exact:
+                    return False
+        return True
 
     def _clipped(self, value: Value) -> bool:
         """Whether everyone reads `value` through a ReLU."""
