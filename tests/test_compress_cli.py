@@ -91,6 +91,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_resumed_model_is_the_same(work, capsys
         np.testing.assert_array_equal(halved[name].numpy(), value.numpy(), err_msg=name)
 
 
+def test_help_names_the_recipes_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        main(["compress", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(name in text for name in recipe_names())
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_of_the_package_run(name, work):
     assert main(["compress", "--recipe", name, "--limit", "64", "--output", "out", "--quiet"]) == 0

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from minicnn.compress.recipe import recipe_names
 from minicnn.models import MODELS
 from minicnn.training.options import (
     AUGMENTATIONS,
@@ -159,7 +158,7 @@ def _add_compress(commands: Any) -> None:
         "--recipe",
         required=True,
         metavar="NAME|FILE",
-        help=f"a TOML file, or one of {', '.join(recipe_names())}",
+        help="a TOML file, or prune-90, four-bits, deep-compression",
     )
     compress.add_argument("--data", metavar="NAME|DIR", help="other data than the recipe names")
     compress.add_argument(

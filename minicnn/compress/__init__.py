@@ -18,11 +18,15 @@ from minicnn.compress.lottery import Lottery, Rewind, Ticket, lottery_ticket
 from minicnn.compress.low_rank import LowRank, low_rank
 from minicnn.compress.mask import Mask, masks, remove_masks, set_mask, set_masks, sparsities, sparsity
 from minicnn.compress.mixed_bits import MixedBits, mixed_bits
+from minicnn.compress.model_file import load_trained, save_trained
 from minicnn.compress.observers import OBSERVERS, Observer
 from minicnn.compress.proximal import Proximal
 from minicnn.compress.prune import attach_masks, layers_of, prune, prune_below
 from minicnn.compress.quantize import freeze_quantizers, quantize, remove_quantizers
+from minicnn.compress.recipe import Recipe, load_recipe
+from minicnn.compress.report import measure, pareto, pick
 from minicnn.compress.residual import LowRankResidual
+from minicnn.compress.run import run_recipe
 from minicnn.compress.schedule import PolynomialPruning, iterative_pruning
 from minicnn.compress.search import Range, search
 from minicnn.compress.select import select_layers
@@ -63,6 +67,7 @@ __all__ = [
     "PolynomialPruning",
     "Proximal",
     "Range",
+    "Recipe",
     "Rewind",
     "Sensitivity",
     "Surgery",
@@ -81,17 +86,24 @@ __all__ = [
     "lasso_reconstruction",
     "layers_of",
     "load_matching",
+    "load_recipe",
+    "load_trained",
     "lottery_ticket",
     "low_rank",
     "low_rank_residual",
     "masks",
+    "measure",
     "mixed_bits",
+    "pareto",
+    "pick",
     "prune",
     "prune_below",
     "quantize",
     "remove_masks",
     "remove_quantizers",
     "replace_head",
+    "run_recipe",
+    "save_trained",
     "search",
     "select_layers",
     "sensitivity",
