@@ -84,7 +84,7 @@ class Function:
         raise TypeError(f"{self.name} defines no forward")
 
     @classmethod
-    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+    def prepare(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
         """This op for evaluation, made ready for inputs of x_shape: a layer of `backend.Chain`, or None.
 
         weights: the arrays (and None or numbers) that follow x in `forward`.

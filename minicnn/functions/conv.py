@@ -46,7 +46,7 @@ class Conv2d(Function):
         return kernels.of(x).conv2d_forward(x, weight, bias, *self.options)
 
     @classmethod
-    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+    def prepare(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
         return backend.conv2d_layer(x_shape, *weights, **options, relu=False, pool=None)
 
     def backward(self, grad: Any) -> tuple[Any, ...]:

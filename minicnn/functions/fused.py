@@ -37,7 +37,7 @@ class ConvBlock(Function):
         return self.y
 
     @classmethod
-    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+    def prepare(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
         return backend.conv2d_layer(x_shape, *weights, **options)
 
     def backward(self, grad: Any) -> tuple[Any, ...]:
@@ -72,18 +72,18 @@ class FoldedConvBlock(Function):
         pool: Any,
     ) -> Any:
         k = kernels.of(x)
-        folded, shift = _fold(k, weight, bias, gamma, beta, mean, var, eps)
+        folded, shift = _fold(k, eps, weight, bias, gamma, beta, mean, var)
         y, _ = k.conv2d_block_forward(x, folded, shift, stride, padding, dilation, groups, relu, pool)
         return y
 
     @classmethod
-    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+    def prepare(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
         geometry = {name: value for name, value in options.items() if name != "eps"}
-        return backend.conv2d_layer(x_shape, *_fold(backend, *weights, options["eps"]), **geometry)
+        return backend.conv2d_layer(x_shape, *_fold(backend, options["eps"], *weights), **geometry)
 
 
 def _fold(
-    k: Any, weight: Any, bias: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: float
+    k: Any, eps: float, weight: Any, bias: Any, gamma: Any, beta: Any, mean: Any, var: Any
 ) -> tuple[Any, Any]:
     """Weight and bias of the convolution with the norm in it; k: the back end."""
     scale = k.rsqrt(k.add(var, eps))
@@ -184,7 +184,7 @@ class LinearReLU(Function):
         return self.y
 
     @classmethod
-    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+    def prepare(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
         return backend.linear_layer(x_shape, *weights, relu=True)
 
     def backward(self, grad: Any) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ class Linear(Function):
         return kernels.of(x).linear_forward(x, weight, bias)
 
     @classmethod
-    def layer(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
+    def prepare(cls, backend: Any, x_shape: tuple[int, ...], *weights: Any, **options: Any) -> Any:
         return backend.linear_layer(x_shape, *weights, relu=False)
 
     def backward(self, grad: Any) -> tuple[Any, ...]:

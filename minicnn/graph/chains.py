@@ -74,7 +74,7 @@ class Chain:
         for node in self.nodes:
             if node.op is not Reshape:  # a dense layer is told what images it flattens
                 weights = [arrays[x] if isinstance(x, Value) else x for x in node.inputs[1:]]
-                layer = node.op.layer(backend, shape, *weights, **node.options)
+                layer = node.op.prepare(backend, shape, *weights, **node.options)
                 if layer is None:
                     return None
                 layers.append(layer)
@@ -110,7 +110,7 @@ def find_chains(graph: Graph) -> list[list[Node]]:
 def _fits(node: Node) -> bool:
     """Whether the op can be made ready, and depends on nothing but x and what the model holds."""
     return (
-        node.op.layer.__func__ is not Function.layer.__func__  # type: ignore[attr-defined]
+        node.op.prepare.__func__ is not Function.prepare.__func__  # type: ignore[attr-defined]
         and isinstance(node.inputs[0], Value)
         and all(value.kind in ("parameter", "buffer", "constant") for value in node.values[1:])
     )
