@@ -24,16 +24,18 @@ def rows(options: Options) -> list[Row]:
         )
         lines.append(Row(model, dense))
         for times, rate in rates:
-            gradual = Prune(rate=rate, start=0, end=max(epochs // 2, 1), scope="global")
+            gradual = Prune(
+                rate=rate, start=0, end=max(epochs * 2 // 3, 1), every="100 batches", scope="global"
+            )
             recipe = Recipe(
                 data=options.data or "",
                 model=model,
                 epochs=epochs,
-                lr=0.02,
+                lr=0.05,
                 warmup=0,
                 augment=[],
                 label_smoothing=0.0,
-                dropout=0.2,
+                dropout=0.1,
                 weight_decay=1e-4,
                 steps=(gradual,),
             )
