@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,18 @@ def test_finished_rows_are_kept_and_not_run_again(tmp_path, monkeypatch, capsys)
         "points",
     ]
     assert "| pruned" in text
+
+
+def test_a_row_whose_recipe_changed_is_run_again(tmp_path, capsys):
+    plan = lines(write_folder(tmp_path / "bands"))[:2]
+    options = Options(seeds=1, work=tmp_path / "work")
+    record = Record(tmp_path / "record.json", options.settings())
+    run_rows(plan, record, options)
+    before = {name: record.get(name, 0) for name in ("dense", "pruned")}
+    steps = (Prune(rate=0.8, start=0),)
+    run_rows([plan[0], replace(plan[1], recipe=replace(plan[1].recipe, steps=steps))], record, options)
+    assert record.get("dense", 0) == before["dense"]
+    assert record.get("pruned", 0)["total"]["nonzeros"] < before["pruned"]["total"]["nonzeros"]
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,8 +50,19 @@ def run_rows(rows: list[Row], record: Record, options: Options) -> None:
     chosen = [row for row in rows if options.rows is None or row.name in options.rows]
     for seed in range(options.seeds):
         for row in chosen:
-            if record.get(row.name, seed) is None:
+            if not _is_known(row, seed, record):
                 _run(row, seed, known, record, options)
+
+
+def _is_known(row: Row, seed: int, record: Record) -> bool:
+    """Whether the record holds the row, made by the recipe that it has now."""
+    return (record.get(row.name, seed) or {}).get("recipe") == _digest(row)
+
+
+def _digest(row: Row) -> str:
+    """A short name of the row's recipe; where its data lie is not a part of it."""
+    plain = row.recipe.to_dict() | {"data": "", "base": row.base or "", "teacher": row.teacher or ""}
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 def _run(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> None:
@@ -70,8 +83,8 @@ def _run(row: Row, seed: int, known: dict[str, Row], record: Record, options: Op
     numbers = {key: tested[key] for key in ("accuracy", "loss", "images")}
     numbers |= {"total": report["after"]["total"], "seconds": round(time.perf_counter() - began, 1)}
     print(f"        {numbers['accuracy']:.2%}, {numbers['seconds']:.0f} s", flush=True)
-    if record.get(row.name, seed) is None:
-        record.add(row.name, seed, numbers)
+    if not _is_known(row, seed, record):
+        record.add(row.name, seed, numbers | {"recipe": _digest(row)})
 
 
 def _model(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> Path:
@@ -83,7 +96,7 @@ def _model(row: Row, seed: int, known: dict[str, Row], record: Record, options: 
 
 
 def _folder(row: Row, seed: int, options: Options) -> Path:
-    return options.work / row.name.replace(" ", "-").replace("%", "") / f"seed-{seed}"
+    return options.work / f"{row.name.replace(' ', '-').replace('%', '')}-{_digest(row)}" / f"seed-{seed}"
 
 
 def table(rows: list[Row], record: Record) -> str:
