@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bench
 from bench import record
-from bench.commands import COMMANDS, Options
+from bench.commands import COMMANDS, PARTS, Options
 from bench.nets import NETS
 
 
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--rounds", type=positive, help="bursts per engine; default: the command's own")
     parser.add_argument("--quick", action="store_true", help="a selection, or fewer and shorter bursts")
+    parser.add_argument("--parts", type=names(PARTS), help="of the goals, to measure anew; default: all")
     parser.add_argument("--output", type=Path, help="the JSON file; default bench/results/NAME-TIME.json")
     arguments = vars(parser.parse_args())
     what, output = arguments.pop("what"), arguments.pop("output")

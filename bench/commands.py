@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from bench import forward, growth, memory, narrow, startup, steps
+from bench import forward, growth, memory, narrow, record, startup, steps
 from bench.engines import ENGINES
 from bench.peers.frameworks import FRAMEWORKS
 from bench.peers.inference import ENGINES as INFERENCE
@@ -15,7 +15,10 @@ from bench.peers.inference import ENGINES as INFERENCE
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line. engines and rounds: None for the command's own."""
+    """What was asked for on the command line. engines and rounds: None for the command's own.
+
+    parts: of the goals, to be measured anew while the record keeps the others; None: all.
+    """
 
     nets: Sequence[str]
     threads: Sequence[int]
@@ -23,6 +26,7 @@ class Options:
     batch: int = 64
     rounds: int | None = None
     quick: bool = False
+    parts: Sequence[str] | None = None
 
     def pace(self, rounds: int, quick_rounds: int, burst_seconds: float) -> dict[str, Any]:
         """How often, and for how long: arguments of the measuring functions."""
@@ -136,14 +140,14 @@ def _goals(options: Options) -> dict[str, Any]:
         engines = {"forward": forward_engines, "frameworks": ("minicnn", "jax")}
         engines |= {"steps": TRAINING[:-1], "memory": ("minicnn", "torch")}
     parts = {}
-    for name in ("steps", "forward", "ops", "growth", "frameworks", "narrow", "memory", "startup"):
+    for name in options.parts or PARTS:
         asked = replace(options, engines=engines.get(name), rounds=options.rounds or rounds.get(name))
         if name == "forward":
             asked = replace(
                 asked, nets=[net for net in asked.nets if net != "R20"]
             )  # there is no goal for it
         parts[name] = partial(COMMANDS[name].measure, asked)
-    return goals.measure(parts)
+    return goals.measure(parts, record.read("goals") if options.parts else None)
 
 
 def _goals_table(results: dict[str, Any]) -> str:
@@ -152,6 +156,7 @@ def _goals_table(results: dict[str, Any]) -> str:
     return goals.table(results)
 
 
+PARTS = ("steps", "forward", "ops", "growth", "frameworks", "narrow", "memory", "startup")
 WITH_FRAMEWORKS = ("minicnn", *FRAMEWORKS)
 TRAINING = ("minicnn", "torch", "torch-channels-last", "torch-compile")
 _EAGER = ("minicnn", "minicnn-eager", "torch", "torch-channels-last")

@@ -277,9 +277,15 @@ def missing(results: Results) -> list[str]:
     return sorted(found)
 
 
-def measure(parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Run the commands that `parts` names and judge: goals, missing engines, and every part's results."""
-    results, seconds = {}, {}
+def measure(
+    parts: Mapping[str, Callable[[], Any]], earlier: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run the commands that `parts` names and judge: goals, missing engines, and every part's results.
+
+    earlier: what an earlier call returned, for the parts that are not measured anew.
+    """
+    results = dict(earlier["parts"]) if earlier else {}
+    seconds = dict(earlier["seconds"]) if earlier else {}
     for name, run in parts.items():
         start = time.perf_counter()
         results[name] = run()

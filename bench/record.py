@@ -80,6 +80,11 @@ def write(
     return path
 
 
+def read(name: str) -> Any:
+    """The results of the record `bench/results/NAME.json`. Raises FileNotFoundError if there is none."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
+
+
 def _json(record: Any) -> str:
     """Indented JSON with lists of numbers and words on one line."""
     text = json.dumps(record, indent=1)

@@ -1,7 +1,7 @@
 """One engine in a process of its own, driven over lines of JSON.
 
 `Worker` is the parent's end; the child, `serve`, first makes the engine and says that it is ready, or why it
-is not. Then it answers `["prepare", mode]`, `["times", mode, 6]` (two runs to warm up, six with a stopwatch,
+is not. Then it answers `["prepare", mode]`, `["times", mode, 6]` (some runs to warm up, six with a stopwatch,
 the six times in seconds), `["forget", mode]` and `["facts"]`.
 """
 
@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from bench.bursts import Stopwatch
 
-WARM_UP = 2
+WARM_UP_RUNS = 2
+WARM_UP_SECONDS = 0.03  # threads that slept wake on the core that woke them, and are moved after some ms
 
 
 class Unavailable(RuntimeError):
@@ -173,8 +174,10 @@ def serve(maker: str, arguments: dict[str, Any]) -> None:
 
     def times(mode: str, count: int) -> list[float]:
         run = prepared[mode]
-        for _ in range(WARM_UP):
+        runs, warm = 0, time.perf_counter() + WARM_UP_SECONDS
+        while runs < WARM_UP_RUNS or time.perf_counter() < warm:
             run()
+            runs += 1
         seconds = []
         for _ in range(count):
             start = time.perf_counter()

@@ -307,3 +307,11 @@ def test_a_short_run_of(what, tmp_path):
     )
     assert "W2" in done.stdout
     assert json.loads(path.read_text())["results"]
+
+
+def test_parts_of_the_goals_that_are_not_measured_anew_keep_their_results():
+    earlier = {"parts": {"steps": [], "forward": [entry({"minicnn": 1})]}, "seconds": {"steps": 9.0, "forward": 8.0}}
+    results = goals.measure({"steps": lambda: []}, earlier)
+    assert results["parts"]["forward"] == earlier["parts"]["forward"]
+    assert results["seconds"]["forward"] == 8.0
+    assert results["seconds"]["steps"] < 9.0
