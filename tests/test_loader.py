@@ -224,6 +224,7 @@ def test_a_dataset_that_answers_single_samples_is_explained():
 
 
 def test_there_is_one_thread_while_iterating_and_none_after(dataset):
+    assert wait_until_no_threads()  # those of the test before may still be ending
     for _ in DataLoader(dataset, 5, prefetch=3):
         assert len(loader_threads()) <= 1
     assert wait_until_no_threads()
