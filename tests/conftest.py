@@ -29,3 +29,12 @@ def _threads_as_before():
     yield
     if kernels.get_threads() != before:
         kernels.set_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For nets so small that threads would mostly wait for one another."""
+    before = kernels.get_threads()
+    kernels.set_threads(1)
+    yield
+    kernels.set_threads(before)

@@ -28,14 +28,7 @@ from minicnn.models import SimpleCNN
 from minicnn.nn import functional as F
 from minicnn.nn.transform import raw
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These nets are so small that threads would mostly wait for one another."""
-    before = minicnn.get_num_threads()
-    minicnn.set_num_threads(1)
-    yield
-    minicnn.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

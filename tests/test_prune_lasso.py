@@ -11,14 +11,7 @@ from minicnn.compress import lasso_reconstruction, low_rank, masks, prune
 from minicnn.nn.transform import attached, raw
 from minicnn_kernels import reference
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These nets are so small that threads would mostly wait for one another."""
-    before = minicnn.get_num_threads()
-    minicnn.set_num_threads(1)
-    yield
-    minicnn.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def solve(gram, target, penalty):

@@ -11,14 +11,7 @@ from minicnn.compress import Sensitivity, prune, sensitivity, sparsities
 from minicnn.compress.sensitivity import Row
 from minicnn.nn.transform import attached
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These nets are so small that threads would mostly wait for one another."""
-    before = minicnn.get_num_threads()
-    minicnn.set_num_threads(1)
-    yield
-    minicnn.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def state(model):

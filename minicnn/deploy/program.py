@@ -36,27 +36,15 @@ from minicnn.graph.constants import constant, host_array, run
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.tensor import Tensor
 
-_FAMILIES = (
-    activation,
-    arithmetic,
-    conv,
-    elementwise,
-    indexing,
-    joining,
-    linear,
-    moving,
-    normalization,
-    pooling,
-    quantization,
-    reduction,
-    shape,
-)
 OPS: dict[str, type[Function]] = {
     name: value
-    for family in _FAMILIES
+    for family in (
+        activation, arithmetic, conv, elementwise, indexing, joining, linear, moving, normalization, pooling,
+        quantization, reduction, shape,
+    )
     for name, value in vars(family).items()
     if isinstance(value, type) and issubclass(value, Function) and not value.changes and value is not Function
-}
+}  # fmt: skip
 """Every op that a program may have, by name."""
 
 
