@@ -169,6 +169,7 @@ def test_a_checkpoint_of_another_schedule_is_refused_and_the_model_untouched(tmp
     before = state(model)
     with pytest.raises(CheckpointError, match=r"PolynomialPruning\.final is 0\.9 in the checkpoint and 0\.8"):
         trained(model, callbacks=[PolynomialPruning(0, 2, 0.0, 0.8)], resume=path)
+    assert list(model.state_dict()) == list(before), "no mask is left behind"
     for name, value in before.items():
         np.testing.assert_array_equal(value, model.state_dict()[name].numpy())
 

@@ -14,11 +14,11 @@ import minicnn_kernels as kernels
 from minicnn import nn
 from minicnn.compress.factors import FactorReport, FactorRow, Rank, product, weight_like
 from minicnn.compress.select import select_layers
-from minicnn.compress.substitute import Substitute, value_before
+from minicnn.compress.substitute import Substitute
 from minicnn.compress.tucker import Tucker2
 from minicnn.nn.module import Module
 from minicnn.nn.parameter import Parameter
-from minicnn.nn.transform import attach, find
+from minicnn.nn.transform import attach, find, value_before
 from minicnn.tensor import Tensor
 
 
@@ -88,7 +88,7 @@ def low_rank(
             if layers is None and "groups" in problem:
                 continue
             raise ValueError(f"low_rank: layer {name!r} {problem}")
-        value = value_before(layer, "weight", "low_rank")
+        value = value_before(layer, "weight", "low_rank").detach()
         if not kernels.of(value.data).all_finite(value.data):
             raise ValueError(f"low_rank: the weight of layer {name!r} holds NaN or infinity; train it anew")
         form: LowRank | Tucker2

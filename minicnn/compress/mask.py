@@ -113,8 +113,18 @@ def set_masks(model: Module, keeps: Mapping[str, Any], *, hard: bool = True) -> 
 
 
 def remove_masks(model: Module) -> None:
-    """Take all masks away; pruned weights are zero now, and may become something else in training."""
-    for found in list(attached(model, "mask")):
+    """Take all masks away; pruned weights are zero now, and may become something else in training.
+
+    Raises ValueError, and changes nothing, for a mask over a low-rank form: factors cannot hold its zeros.
+    """
+    standing = list(attached(model, "mask"))
+    for found in standing:
+        if find(found.module, found.place, "low_rank") is not None:
+            raise ValueError(
+                f"remove_masks: {found.name} is a product of low-rank factors, which cannot hold the zeros "
+                f"of its mask; keep it, or take the low-rank form away first (minicnn.nn.transform.detach)"
+            )
+    for found in standing:
         parameter = raw(found.module, found.place)
         kernels.of(parameter.data).apply_mask_(parameter.data, found.transform.keep.data)
         parameter.mark_changed()

@@ -11,11 +11,12 @@ from typing import Any
 
 import minicnn_kernels as kernels
 from minicnn.compress.select import select_layers
-from minicnn.compress.substitute import Substitute, value_before
+from minicnn.compress.substitute import Substitute
 from minicnn.functions.codebook import codebook
+from minicnn.grad_mode import no_grad
 from minicnn.nn.module import Module
 from minicnn.nn.parameter import Parameter
-from minicnn.nn.transform import attach, detach, find
+from minicnn.nn.transform import attach, detach, find, value_before
 from minicnn.tensor import Tensor, int16, uint8
 from minicnn_kernels import memory
 
@@ -92,8 +93,9 @@ def share(
     found: dict[str, tuple[Module, Codebook]] = {}
     for name, (module, count) in counts.items():
         earlier = find(module, "weight", "codebook")
-        value = value_before(module, "weight", "codebook")
-        value = value if earlier is None else earlier(value).detach()
+        with no_grad():
+            value = value_before(module, "weight", "codebook").detach()
+            value = value if earlier is None else earlier(value)
         if not kernels.of(value.data).all_finite(value.data):
             raise ValueError(f"share: the weight of layer {name!r} holds NaN or infinity; train it anew")
         book = Codebook(value, count)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from minicnn.grad_mode import no_grad
 from minicnn.nn.module import Module
-from minicnn.nn.transform import ORDER, Transform, find, raw
-from minicnn.tensor import Tensor
+from minicnn.nn.transform import Transform, raw
 
 
 class Substitute(Transform):
@@ -20,13 +18,3 @@ class Substitute(Transform):
 
     def detached(self, module: Module, place: str) -> None:
         raw(module, place).requires_grad_(self.raw_was_trained)
-
-
-def value_before(module: Module, place: str, kind: str) -> Tensor:
-    """The parameter called `place` as a transform of `kind` would find it: after those that come earlier."""
-    with no_grad():
-        value = raw(module, place)
-        for earlier in ORDER[: ORDER.index(kind)]:
-            transform = find(module, place, earlier)
-            value = value if transform is None else transform(value)
-    return value.detach()

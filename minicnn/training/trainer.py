@@ -19,6 +19,7 @@ from typing import Any
 
 import minicnn
 from minicnn import nn, optim
+from minicnn.nn.transform import attached, detach
 from minicnn.training.anomaly import Snapshot, explain
 from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
 from minicnn.training.checkpoint import Checkpoint, resume_from
@@ -287,15 +288,29 @@ def fit(
         checkpoint,
     )
     run.callbacks = [*callbacks, *(callback for callback in optional if callback is not None)]
-    run._tell("on_setup")
     if resume is True and checkpoint is None:
         raise ValueError("fit: resume=True goes on from `checkpoint`, and none was given")
-    if not isinstance(resume, bool):
-        resume_from(run, resume)
-    elif resume and checkpoint is not None and checkpoint.path.exists():
-        resume_from(run, checkpoint.path)
+    with _form_kept_on_error(model):
+        run._tell("on_setup")
+        if not isinstance(resume, bool):
+            resume_from(run, resume)
+        elif resume and checkpoint is not None and checkpoint.path.exists():
+            resume_from(run, checkpoint.path)
     _train(run)
     return run.history
+
+
+@contextmanager
+def _form_kept_on_error(model: Any) -> Iterator[None]:
+    """After an error inside, the model is without the transforms that were attached to it inside."""
+    before = [one.transform for one in attached(model)]
+    try:
+        yield
+    except BaseException:
+        for one in list(attached(model)):
+            if not any(one.transform is transform for transform in before):
+                detach(one.module, one.place, one.transform.kind)
+        raise
 
 
 def _train(run: Run) -> None:
