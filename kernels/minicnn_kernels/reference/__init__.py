@@ -5,8 +5,6 @@ fast; `tests/test_functions.py` holds each of its kernels against the one here.
 """
 
 # ruff: noqa: F403
-from inspect import isfunction as _isfunction
-
 from minicnn_kernels.reference.activation import *
 from minicnn_kernels.reference.block import *
 from minicnn_kernels.reference.clustering import *
@@ -14,6 +12,7 @@ from minicnn_kernels.reference.coding import *
 from minicnn_kernels.reference.conv import *
 from minicnn_kernels.reference.elementwise import *
 from minicnn_kernels.reference.factorization import *
+from minicnn_kernels.reference.integer import *
 from minicnn_kernels.reference.lasso import *
 from minicnn_kernels.reference.linear import *
 from minicnn_kernels.reference.loss import *
@@ -27,5 +26,5 @@ from minicnn_kernels.reference.reduction import *
 from minicnn_kernels.reference.selection import *
 from minicnn_kernels.reference.shape import *
 
-# Kernels alone: `cpu`, which imports all names of this one, shall not find the files above among them.
-__all__ = [name for name, value in vars().items() if _isfunction(value) and not name.startswith("_")]
+# Kernels and programs: `cpu`, which imports all names of this one, shall not find the files above among them.
+__all__ = [name for name, value in vars().items() if callable(value) and not name.startswith("_")]
