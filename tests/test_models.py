@@ -32,10 +32,67 @@ def count(model):
         ("deep", {"in_channels": 3, "image_size": 32}, 1_449_226),
         ("vgg", {}, 584_618),
         ("mobilenet", {}, 136_202),
+        ("resnet-18", {"in_channels": 3, "num_classes": 1000, "stem": "large"}, 11_689_512),  # torchvision's
+        ("deep", {"in_channels": 3, "image_size": 32, "residual": True}, 1_493_290),
+        ("mlp", {"in_channels": 32, "image_size": 1}, 32 * 64 + 64 + 64 * 10 + 10),
+        ("densenet", {}, 102_298),
+        # Huang et al. 2017, table 2: L = 100, k = 12: 0.8M
+        ("densenet", {"in_channels": 3, "image_size": 32, "growth": 12, "layers": (16, 16, 16)}, 769_162),
+        ("inception", {}, 118_490),
     ],
 )
 def test_the_number_of_parameters_is_the_published_one(name, options, parameters):
     assert count(models.create(name, **options)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        (models.AlexNet, 61_100_840),  # torchvision's; Krizhevsky et al. 2012: 60 million
+        (models.VGG16, 138_357_544),  # Simonyan and Zisserman 2015, table 2, D: 138 million
+        (models.MobileNet224, 4_231_976),  # Howard et al. 2017, table 4: 4.2 million
+    ],
+)
+def test_the_networks_for_large_images_have_the_published_size(model, parameters, monkeypatch):
+    monkeypatch.setattr(nn.init, "default_weight_", lambda weight: weight)  # only their number is wanted
+    assert count(model()) == parameters
+
+
+def test_inception_block_3a_has_the_published_size_and_shape():
+    block = models.Inception(192, 64, 96, 128, 16, 32, 32)
+    weights = sum(p.numel() for name, p in block.named_parameters() if name.endswith("weight"))
+    assert weights // 1024 == 159  # Szegedy et al. 2015, table 1: 159K, without biases
+    assert count(block) == weights + 64 + 96 + 128 + 16 + 32 + 32
+    assert block(minicnn.tensor(np.zeros((1, 192, 5, 7), np.float32))).shape == (1, 256, 5, 7)
+
+
+def test_a_dense_layer_keeps_its_input_and_adds_channels():
+    layer = models.densenet.DenseLayer(5, growth=3)
+    x = np.random.default_rng(0).standard_normal((2, 5, 6, 6)).astype(np.float32)
+    y = layer(minicnn.tensor(x)).detach().numpy()
+    assert y.shape == (2, 8, 6, 6)
+    np.testing.assert_array_equal(y[:, :5], x)
+
+
+def test_the_residual_of_the_deep_net_adds_its_short_way():
+    block = models.simple.Residual(2, 4).eval()
+    x = minicnn.tensor(np.random.default_rng(0).standard_normal((2, 2, 6, 6)).astype(np.float32))
+    with minicnn.no_grad():
+        short = block.shortcut(x).numpy()
+        block.bn.weight.fill_(0)  # nothing comes over the long way
+        np.testing.assert_array_equal(block(x).numpy(), short)
+    assert short.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [models.AlexNet, models.MobileNet224])
+def test_the_networks_for_large_images_give_logits_and_gradients(model):
+    net = model(image_size=80, num_classes=5)
+    x = minicnn.tensor(np.random.default_rng(0).standard_normal((2, 3, 80, 80)).astype(np.float32))
+    logits = net(x)
+    assert logits.shape == (2, 5)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -133,5 +190,9 @@ def test_options_and_sizes_that_do_not_fit_are_named():
         models.create("lenet-5", image_size=12)
     with pytest.raises(ValueError, match="DeepCNN: image_size"):
         models.create("deep", image_size=(32, 8))
+    with pytest.raises(ValueError, match=r"DenseNet: expected 0 < compression <= 1, got 0"):
+        models.DenseNet(compression=0)
+    with pytest.raises(ValueError, match="ResNet18: stem must be one of 'small', 'large', got 'big'"):
+        models.create("resnet-18", stem="big")
     with pytest.raises(ValueError, match="ResNet20: option must be one of 'A', 'B', got 'C'"):
         models.create("resnet-20", option="C")

@@ -1,7 +1,7 @@
 """Network architectures, each as short as its figure.
 
-All take (in_channels, image_size, num_classes, dropout) and give logits (N, num_classes).
-`create` makes one by name.
+All take (in_channels, image_size, num_classes, dropout) and give logits (N, num_classes). `create` makes one
+of those for small images by name; AlexNet, VGG16 and MobileNet224 are for images of 224 pixels a side.
 """
 
 from __future__ import annotations
@@ -11,20 +11,31 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from minicnn.models.alexnet import AlexNet
+from minicnn.models.densenet import DenseNet
+from minicnn.models.inception import Inception, InceptionNet
 from minicnn.models.lenet import LeNet5, LeNet300_100
-from minicnn.models.mobilenet import MobileNet
+from minicnn.models.mlp import MLP
+from minicnn.models.mobilenet import MobileNet, MobileNet224
 from minicnn.models.resnet import ResNet, ResNet18, ResNet20
 from minicnn.models.simple import DeepCNN, SimpleCNN
-from minicnn.models.vgg import VGG
+from minicnn.models.vgg import VGG, VGG16
 from minicnn.nn import Module
 
 __all__ = [
+    "MLP",
     "MODELS",
     "VGG",
+    "VGG16",
+    "AlexNet",
     "DeepCNN",
+    "DenseNet",
+    "Inception",
+    "InceptionNet",
     "LeNet5",
     "LeNet300_100",
     "MobileNet",
+    "MobileNet224",
     "ResNet",
     "ResNet18",
     "ResNet20",
@@ -35,12 +46,15 @@ __all__ = [
 MODELS: dict[str, Callable[..., Module]] = {
     "simple": SimpleCNN,
     "deep": DeepCNN,
+    "mlp": MLP,
     "lenet-300-100": LeNet300_100,
     "lenet-5": LeNet5,
     "resnet-20": ResNet20,
     "resnet-18": ResNet18,
     "vgg": VGG,
     "mobilenet": MobileNet,
+    "densenet": DenseNet,
+    "inception": InceptionNet,
 }
 
 

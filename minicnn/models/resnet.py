@@ -54,8 +54,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """conv 3x3, stages of residual blocks, global average, fc. Each stage after the first halves the image.
+    """A stem, stages of residual blocks, global average, fc. Each stage after the first halves the image.
 
+    stem: 'small', conv 3x3, or 'large', conv 7x7 and max-pooling 3x3, both of stride 2.
     widths: channels of each stage. blocks: how many blocks each has. dropout: before fc.
     option: how a shortcut changes shape, 'A' (subsampling and zeros, no parameters) or 'B' (1x1 convolution
     and batch norm).
@@ -71,12 +72,19 @@ class ResNet(nn.Module):
         widths: Sequence[int],
         blocks: Sequence[int],
         option: str,
+        stem: str = "small",
     ) -> None:
         super().__init__()
         image_sides(self, image_size)
         arguments.choice(self, "option", option, ("A", "B"))
+        arguments.choice(self, "stem", stem, ("small", "large"))
         channels = widths[0]
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        if stem == "small":
+            self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+            self.stem_pool: nn.Module = nn.Identity()
+        else:
+            self.conv = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
+            self.stem_pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
         self.stages = nn.Sequential()
@@ -94,7 +102,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, input: Tensor) -> Tensor:
-        x = self.relu(self.bn(self.conv(input)))
+        x = self.stem_pool(self.relu(self.bn(self.conv(input))))
         x = self.pool(self.stages(x))
         return self.fc(self.dropout(x))
 
@@ -126,9 +134,9 @@ class ResNet20(ResNet):
 
 
 class ResNet18(ResNet):
-    """ResNet-18 with a 3x3 stem for small images: 64, 128, 256, 512 channels, two blocks each, option B.
+    """ResNet-18: 64, 128, 256, 512 channels, two blocks each, option B.
 
-    11,173,962 parameters for 3x32x32 and ten classes.
+    11,173,962 parameters for 3x32x32 and ten classes; 11,689,512 with the large stem and a thousand.
     """
 
     def __init__(
@@ -137,6 +145,8 @@ class ResNet18(ResNet):
         image_size: int | tuple[int, int] = 28,
         num_classes: int = 10,
         dropout: float = 0.0,
+        *,
+        stem: str = "small",
     ) -> None:
         super().__init__(
             in_channels,
@@ -146,4 +156,5 @@ class ResNet18(ResNet):
             widths=(64, 128, 256, 512),
             blocks=(2, 2, 2, 2),
             option="B",
+            stem=stem,
         )

@@ -1,4 +1,4 @@
-"""A small network in the manner of VGG (Simonyan and Zisserman 2015), with batch normalization."""
+"""VGG-16 (Simonyan and Zisserman 2015) and a small network in its manner, with batch normalization."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from minicnn.tensor import Tensor
 
 
 class VGG(nn.Module):
-    """Blocks of two 3x3 convolutions and a pooling, then fc 256 and fc num_classes.
+    """Blocks of 3x3 convolutions and a pooling, then dense layers.
 
-    widths: filters of each block. dropout: before the last layer.
-    584,618 parameters for 1x28x28 and ten classes.
+    widths: filters of each block. convolutions: how many each block has, one number for all or one for each.
+    units: of the dense layers before the last. dropout: after each of them. batch_norm: normalize after each
+    convolution. 584,618 parameters for 1x28x28 and ten classes.
     """
 
     def __init__(
@@ -24,25 +25,56 @@ class VGG(nn.Module):
         dropout: float = 0.0,
         *,
         widths: Sequence[int] = (32, 64, 128),
+        convolutions: int | Sequence[int] = 2,
+        units: Sequence[int] = (256,),
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
+        if isinstance(convolutions, int):
+            convolutions = (convolutions,) * len(widths)
         height, width = image_sides(self, image_size, minimum=2 ** len(widths))
         self.features = nn.Sequential()
         channels = in_channels
-        for filters in widths:
-            for inputs in (channels, filters):
-                self.features.append(nn.Conv2d(inputs, filters, 3, padding=1, bias=False))
-                self.features.append(nn.BatchNorm2d(filters))
+        for filters, count in zip(widths, convolutions, strict=True):
+            for _ in range(count):
+                self.features.append(nn.Conv2d(channels, filters, 3, padding=1, bias=not batch_norm))
+                if batch_norm:
+                    self.features.append(nn.BatchNorm2d(filters))
                 self.features.append(nn.ReLU())
+                channels = filters
             self.features.append(nn.MaxPool2d(2))
-            channels = filters
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels * (height >> len(widths)) * (width >> len(widths)), 256),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(256, num_classes),
-        )
+        self.classifier = nn.Sequential(nn.Flatten())
+        features = channels * (height >> len(widths)) * (width >> len(widths))
+        for count in units:
+            for layer in (nn.Linear(features, count), nn.ReLU(), nn.Dropout(dropout)):
+                self.classifier.append(layer)
+            features = count
+        self.classifier.append(nn.Linear(features, num_classes))
 
     def forward(self, input: Tensor) -> Tensor:
         return self.classifier(self.features(input))
+
+
+class VGG16(VGG):
+    """The paper's network D: thirteen convolutions up to 512 filters, fc 4096 twice, no normalization.
+
+    138,357,544 parameters for 3x224x224 and a thousand classes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] = 224,
+        num_classes: int = 1000,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            image_size,
+            num_classes,
+            dropout,
+            widths=(64, 128, 256, 512, 512),
+            convolutions=(2, 2, 3, 3, 3),
+            units=(4096, 4096),
+            batch_norm=False,
+        )
