@@ -19,10 +19,10 @@ import numpy as np
 import minicnn_kernels as kernels
 from bench import roofline
 from bench.record import markdown
+from minicnn.viz import speed
 from minicnn_kernels import memory, reference
 from minicnn_kernels.ladder import CONVOLUTION, MATMUL, Rung, convolution, matmul
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#555555"  # Okabe and Ito: told apart by all eyes, and in print
 _PAUSE = 0.03  # s: idle threads of OpenBLAS and OpenMP spin for less
 
 
@@ -243,8 +243,8 @@ def table(report: dict[str, Any]) -> str:
                 f"{1e3 * entry['median_s']:.3g}",
                 f"{entry['gflops']:.3g}",
                 f"{entry['times_naive']:.3g}",
-                _percent(entry["of_blas"]),
-                _percent(entry["of_roofline"]),
+                speed.percent(entry["of_blas"]),
+                speed.percent(entry["of_roofline"]),
                 f"{entry['compile_s']:.1f}",
             ]
             for entry in report[name]
@@ -254,58 +254,6 @@ def table(report: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
-
-
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Both ladders as bars on a logarithmic scale, with BLAS and the roofline as lines; needs Matplotlib."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    many = report["threads"]
-    colours = {1: _BLUE, many: _ORANGE} if many > 1 else {1: _BLUE}
-    figure = Figure(figsize=(15, 6), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("matmul", "convolution"), strict=True):
-        entries = [entry for entry in report[name] if not entry["rung"].startswith("BLAS")]
-        marks = {e["threads"]: e["gflops"] for e in report[name] if e["rung"].startswith("BLAS")}
-        values = [entry["gflops"] for entry in entries]
-        axes.barh(
-            range(len(entries)),
-            values,
-            color=[colours[entry["threads"]] for entry in entries],
-            edgecolor="black",
-            linewidth=0.6,
-            hatch=["" if entry["threads"] == 1 else "//" for entry in entries],
-        )
-        columns = [("GFLOP/s", "roofline")]
-        columns[:0] = [(f"{e['gflops']:.3g}", _percent(e["of_roofline"])) for e in entries]
-        for i, texts in enumerate(columns):
-            for x, text in zip((1.14, 1.29), texts, strict=True):
-                axes.text(x, i, text, transform=axes.get_yaxis_transform(), va="center", ha="right")
-        for threads, colour in colours.items():
-            limit = max(e["attainable_gflops"] for e in entries if e["threads"] == threads)
-            axes.axvline(limit, color=colour, linestyle="-", linewidth=1.4, zorder=0)
-            axes.axvline(marks[threads], color=colour, linestyle="--", linewidth=1.4, zorder=0)
-        axes.set_yticks(range(len(entries)), [entry["rung"] for entry in entries])
-        axes.set_xscale("log")
-        axes.set_xlim(min(values) / 2, max(*values, *marks.values(), entries[-1]["attainable_gflops"]) * 1.5)
-        axes.set_xlabel("GFLOP/s (logarithmic)")
-        axes.set_title(f"{name}: {entries[-1]['problem']}", fontsize=11, pad=18)
-        axes.spines[["top", "right"]].set_visible(False)
-    legend: list[Patch | Line2D] = [
-        Patch(
-            facecolor=colour,
-            edgecolor="black",
-            hatch="" if threads == 1 else "//",
-            label=f"{threads} thread{'s' * (threads > 1)}",
-        )
-        for threads, colour in colours.items()
-    ]
-    legend += [
-        Line2D([], [], color=_GREY, linestyle="-", label="roofline, in the colour of its threads"),
-        Line2D([], [], color=_GREY, linestyle="--", label="BLAS, in the colour of its threads"),
-    ]
-    figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=130, bbox_inches="tight")
+    """Both ladders as bars, with BLAS and the roofline as lines; needs Matplotlib."""
+    speed.ladder(report).savefig(path, dpi=130, bbox_inches="tight")

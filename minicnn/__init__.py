@@ -45,7 +45,19 @@ from minicnn_kernels import set_threads as set_num_threads
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("compress", "data", "graph", "models", "nn", "optim", "serialization", "testing", "training")
+_SUBMODULES = (
+    "compress",
+    "data",
+    "deploy",
+    "graph",
+    "models",
+    "nn",
+    "optim",
+    "serialization",
+    "testing",
+    "training",
+    "viz",
+)
 _LAZY = {"compile": "graph", "evaluate": "training", "fit": "training", "predict": "training"}  # name: home
 
 __all__ = [

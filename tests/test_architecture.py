@@ -31,6 +31,7 @@ LAYERS = (
     ("minicnn.testing",),
     ("minicnn.nn", "minicnn.data", "minicnn.serialization"),
     ("minicnn.optim", "minicnn.models", "minicnn.graph"),
+    ("minicnn.viz",),
     ("minicnn",),  # the public names
     ("minicnn.training",),
     ("minicnn.compress",),

@@ -34,7 +34,7 @@ def _colour(node: Node) -> str:
     return _COLOURS["shape"] if node.op.is_view else _COLOURS["other"]
 
 
-def _edges(graph: Graph) -> list[tuple[int, int]]:
+def edges(graph: Graph) -> list[tuple[int, int]]:
     """(producer, consumer) positions in graph.nodes; an input of the graph is -1 - its position."""
     made = {value: i for i, node in enumerate(graph.nodes) for value in node.outputs}
     made.update({value: -1 - i for i, value in enumerate(graph.inputs)})
@@ -55,23 +55,36 @@ def dot(graph: Graph) -> str:
     for i, node in enumerate(graph.nodes):
         first, second = _label(node)
         lines.append(f'  n{i} [label="{first}\\n{second}", fillcolor="{_colour(node)}"];')
-    lines += [f"  {name(a)} -> {name(b)};" for a, b in _edges(graph)]
+    lines += [f"  {name(a)} -> {name(b)};" for a, b in edges(graph)]
     return "\n".join([*lines, "}"])
 
 
-def svg(graph: Graph) -> str:
-    """The graph as an SVG document: time runs downward, branches stand side by side."""
-    edges = _edges(graph)
+def places(graph: Graph) -> dict[int, tuple[int, int]]:
+    """(column, row) of every position: rows run downward with time, branches stand side by side."""
+    arrows = edges(graph)
     row = {-1 - i: 0 for i in range(len(graph.inputs))}
     for i in range(len(graph.nodes)):  # nodes are in running order: producers come first
-        row[i] = 1 + max((row[a] for a, b in edges if b == i), default=0)
+        row[i] = 1 + max((row[a] for a, b in arrows if b == i), default=0)
     columns: dict[int, int] = {}
     place = {}
     for i in sorted(row, key=lambda i: (row[i], i)):
         column = columns.get(row[i], 0)
         columns[row[i]] = column + 1
-        place[i] = (_MARGIN + column * (_WIDTH + _GAP_X), _MARGIN + row[i] * (_HEIGHT + _GAP_Y))
-    width = 2 * _MARGIN + max(columns.values()) * (_WIDTH + _GAP_X) - _GAP_X
+        place[i] = (column, row[i])
+    return place
+
+
+def svg(graph: Graph) -> str:
+    """The graph as an SVG document: time runs downward, branches stand side by side."""
+    arrows = edges(graph)
+    grid = places(graph)
+    row = {i: row for i, (_, row) in grid.items()}
+    place = {
+        i: (_MARGIN + column * (_WIDTH + _GAP_X), _MARGIN + row * (_HEIGHT + _GAP_Y))
+        for i, (column, row) in grid.items()
+    }
+    columns = 1 + max(column for column, _ in grid.values())
+    width = 2 * _MARGIN + columns * (_WIDTH + _GAP_X) - _GAP_X
     height = 2 * _MARGIN + (max(row.values()) + 1) * (_HEIGHT + _GAP_Y) - _GAP_Y
 
     parts = [
@@ -80,7 +93,7 @@ def svg(graph: Graph) -> str:
         '<defs><marker id="arrow" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z" fill="#555"/></marker></defs>',
     ]
-    for a, b in edges:
+    for a, b in arrows:
         (xa, ya), (xb, yb) = place[a], place[b]
         x1, y1, x2, y2 = xa + _WIDTH / 2, ya + _HEIGHT, xb + _WIDTH / 2, yb
         bend = (y2 - y1) / 2 if row[b] == row[a] + 1 else _GAP_Y  # long edges swing out to the right
@@ -90,7 +103,7 @@ def svg(graph: Graph) -> str:
             f'fill="none" stroke="#555" marker-end="url(#arrow)"/>'
         )
     for i, (x, y) in place.items():
-        first, second, colour = _box(graph, i)
+        first, second, colour = box(graph, i)
         centre = f'x="{x + _WIDTH / 2}" text-anchor="middle"'
         parts.append(
             f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="{colour}" '
@@ -100,7 +113,8 @@ def svg(graph: Graph) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def _box(graph: Graph, i: int) -> tuple[str, str, str]:
+def box(graph: Graph, i: int) -> tuple[str, str, str]:
+    """What stands in the box of position i (an input below 0): two lines and the colour behind them."""
     if i >= 0:
         return (*_label(graph.nodes[i]), _colour(graph.nodes[i]))
     value: Value = graph.inputs[-1 - i]

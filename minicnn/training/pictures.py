@@ -1,7 +1,6 @@
 """The picture of a training: learning curves, confusion matrix, and the worst mistakes. Needs matplotlib.
 
-Figures are made without pyplot, so that no window opens and no global state is touched. Blue and
-vermilion are told apart by every kind of eye (Okabe and Ito 2008), and lines differ in their marks, too.
+How it looks, and the confusion matrix, are those of `minicnn.viz`.
 """
 
 from __future__ import annotations
@@ -13,22 +12,8 @@ from typing import Any
 import numpy as np
 
 from minicnn.training.metrics import Evaluation, History
+from minicnn.viz import confusion, style
 
-_BLUE, _VERMILION, _INK, _PALE = "#0072B2", "#D55E00", "#222222", "#D9D9D9"
-_STYLE: Any = {
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": _INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-}
 _ROWS, _COLUMNS = 4, 5  # of the worst mistakes
 
 
@@ -61,17 +46,8 @@ def save_report(
     them. labels: (N,). probabilities: (N, classes). watched: what the history's validation columns are of.
     Raises ImportError that names the extra to install if matplotlib is missing.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError:
-        raise ImportError(
-            "pictures need matplotlib, which is not installed; fix: pip install 'minicnn[plot]'"
-        ) from None
-    with matplotlib.rc_context(_STYLE):
-        layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08, hspace=0.03)
-        figure: Any = Figure(figsize=(13, 11.2), layout=layout)
+    with style.sheet(width=13, height=11.2) as figure:
+        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08, hspace=0.03)
         figure.suptitle(title, fontsize=14, fontweight="bold")
         upper, lower = figure.subfigures(2, 1, height_ratios=[1, 2])
         loss, accuracy = upper.subplots(1, 2)
@@ -87,7 +63,7 @@ def _curves(axes: Any, history: History, column: str, title: str, watched: str, 
     from matplotlib.ticker import MaxNLocator
 
     epochs = history["epoch"]
-    lines = [(column, "training", _BLUE, "o"), (f"validation_{column}", watched, _VERMILION, "s")]
+    lines = [(column, "training", style.BLUE, "o"), (f"validation_{column}", watched, style.VERMILION, "s")]
     lines = [line for line in lines if line[0] in history]
     lines.sort(key=lambda line: -history[line[0]][-1])
     for (name, label, color, marker), side in zip(lines, ("bottom", "top"), strict=False):
@@ -106,31 +82,13 @@ def _curves(axes: Any, history: History, column: str, title: str, watched: str, 
     axes.set_xlabel("epoch")
     axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.06 * len(epochs) + 0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color=_PALE, linewidth=0.8)
+    axes.grid(axis="y", color=style.PALE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(loc="best")
 
 
 def _confusion(figure: Any, evaluation: Evaluation, class_names: Sequence[str]) -> None:
-    counts = evaluation.counts
-    axes = figure.subplots()
-    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # The square root lifts the few per cent of a confusion out of white, where a linear scale leaves them.
-    axes.imshow(np.sqrt(counts / totals), cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        color = "white" if counts[row, column] > 0.4 * totals[row, 0] else _INK
-        weight = "bold" if row == column else "normal"
-        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, weight=weight)
-    ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(
-        ticks,
-        [f"{name}  {share:.1%}" for name, share in zip(class_names, evaluation.per_class, strict=True)],
-    )
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true class, and how much of it is recognised")
+    confusion(evaluation.counts, class_names, figure=figure)
     title = f"{evaluation.accuracy:.2%} of {evaluation.images:,} test images are recognised"
     figure.suptitle(title, fontsize=11, weight="bold")
 
@@ -153,7 +111,7 @@ def _mistakes(
         image = np.moveaxis(images[index], 0, -1)
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
         predicted = probabilities[index].argmax()
-        axes.set_title(class_names[labels[index]], fontsize=9, color=_BLUE, loc="center", pad=3)
+        axes.set_title(class_names[labels[index]], fontsize=9, color=style.BLUE, loc="center", pad=3)
         axes.text(
             0.5,
             -0.05,
@@ -161,6 +119,6 @@ def _mistakes(
             transform=axes.transAxes,
             ha="center",
             va="top",
-            color=_VERMILION,
+            color=style.VERMILION,
             fontsize=9,
         )

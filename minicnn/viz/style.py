@@ -1,0 +1,89 @@
+"""How every picture of the project looks: colours, type, and the sheet that it is drawn on. Needs matplotlib.
+
+Figures are made without pyplot, so that no window opens and no global state is touched. The colours are told
+apart by every kind of eye (Okabe and Ito 2008); lines differ in their marks, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+BLUE, VERMILION, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7"
+INK, GREY, PALE = "#222222", "#777777", "#D9D9D9"
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, GREY)
+MARKERS = "osD^vP*X<>"
+STYLE: Any = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.edgecolor": "white",
+    "legend.framealpha": 0.85,
+}
+
+
+@functools.cache
+def _matplotlib() -> tuple[Any, Any]:
+    """The class of our figures, and matplotlib's rc_context."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            "pictures need matplotlib, which is not installed; fix: pip install 'minicnn[plot]'"
+        ) from None
+
+    class Picture(Figure):
+        """A figure that a notebook shows by itself."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=80, facecolor="white", bbox_inches="tight")
+            return buffer.getvalue()
+
+    return Picture, matplotlib.rc_context
+
+
+@contextlib.contextmanager
+def sheet(figure: Any = None, width: float = 9, height: float = 3) -> Iterator[Any]:
+    """A new figure of this size in inches to draw on, or `figure` itself (one, or part of one), in our style.
+
+    Raises ImportError that names the extra to install if matplotlib is missing.
+    """
+    figure_class, context = _matplotlib()
+    with context(STYLE):
+        yield figure_class(figsize=(width, height), layout="constrained") if figure is None else figure
+
+
+def grid(figure: Any, count: int, columns: int) -> list[Any]:
+    """Axes for `count` pictures, row by row; the places that are left over are blank."""
+    columns = min(columns, count)
+    axes = figure.subplots(-(-count // columns), columns, squeeze=False).ravel()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return list(axes[:count])
+
+
+def bare(axes: Any) -> None:
+    """Axes without ticks and frame, for images."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def numbers(values: Any) -> np.ndarray:
+    """A NumPy array of a Tensor (which may require a gradient), an array or a list."""
+    return np.asarray(values.detach() if hasattr(values, "detach") else values)
