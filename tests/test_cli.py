@@ -313,7 +313,7 @@ def test_info_as_text_and_json(capsys):
         (["train", "extra"], "unexpected argument 'extra'"),
         (
             ["trian"],
-            "search, evaluate, predict, info; did you mean train?",
+            "search, evaluate, predict, deploy, run, verify, inspect, info; did you mean train?",
         ),
         ([], "required"),
         (["evaluate", "nowhere.npz"], "there is no such file"),
@@ -420,7 +420,21 @@ def test_interrupted_is_a_keyboard_interrupt():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["compress"], ["sensitivity"], ["search"], ["evaluate"], ["predict"], ["info"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["compress"],
+        ["sensitivity"],
+        ["search"],
+        ["evaluate"],
+        ["predict"],
+        ["deploy"],
+        ["run"],
+        ["verify"],
+        ["inspect"],
+        ["info"],
+    ],
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit_:

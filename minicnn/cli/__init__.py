@@ -1,10 +1,11 @@
-"""The command `minicnn`: train, evaluate, predict, info.
+"""The command `minicnn`: train, compress, evaluate, predict, deploy, run, verify, inspect, info ...
 
 Here is what all commands share: the exit status and how an error looks. The options are in `parser.py`,
 the commands in the files of their names; what they do is the library's.
 
-Exit status: 0 done; 1 training failed (the loss stopped being finite); 2 something to be put right by
-the user (options, files, data, a full disk); 130 interrupted by Ctrl-C, the state saved.
+Exit status: 0 done; 1 training failed (the loss stopped being finite), or a file does not answer like its
+model; 2 something to be put right by the user (options, files, data, a full disk); 130 interrupted by Ctrl-C,
+the state saved.
 """
 
 from __future__ import annotations

@@ -85,6 +85,10 @@ def make_parser() -> Parser:
     _add_search(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_deploy(commands)
+    _add_run(commands)
+    _add_verify(commands)
+    _add_inspect(commands)
     info = commands.add_parser("info", help="versions, threads, vector width, back ends, cache")
     info.add_argument("--json", action="store_true", help="as JSON")
     for command in commands.choices.values():
@@ -253,3 +257,56 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--invert", choices=("auto", "yes", "no"), default="auto", metavar="auto|yes|no")
     predict.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
     predict.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_deploy(commands: Any) -> None:
+    deploy = commands.add_parser(
+        "deploy",
+        help="write a model to one file that runs without training code, on integers if it is quantized",
+        description="Write a model (a checkpoint, or what `minicnn compress` leaves) to a file FILE.mcnn.\n"
+        "With --bits a model of floats is quantized first; FILE.npz then holds it, to verify with.",
+    )
+    deploy.add_argument("--checkpoint", required=True, metavar="MODEL.npz")
+    deploy.add_argument("--output", metavar="FILE.mcnn", help="(default: beside the checkpoint)")
+    deploy.add_argument("--bits", type=_number(Range(int, 2, 9)), metavar="N",
+                        help="quantize weights and activations, after training")  # fmt: skip
+    deploy.add_argument("--calibration", type=_COUNT, default=1000, metavar="N",
+                        help="training images that ranges are taken from (default 1000)")  # fmt: skip
+    deploy.add_argument("--data", metavar="NAME|DIR", help="other data than the model was trained on")
+    deploy.add_argument("--no-huffman", action="store_true", help="arrays at fixed widths only")
+    deploy.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run", help="classify pictures with a deployed model", description="As `minicnn predict`, by a file."
+    )
+    run.add_argument("file", metavar="FILE.mcnn")
+    run.add_argument("pictures", nargs="+", metavar="PICTURE")
+    run.add_argument("--invert", choices=("auto", "yes", "no"), default="auto", metavar="auto|yes|no")
+    run.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    run.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_verify(commands: Any) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="compare a deployed model with the model it was made of, layer by layer, to the bit",
+        description="Run test images through the model in eval mode and through the file: by the reference,\n"
+        "and by every route of the kernels. Exit status 1 if a number differs; the first is named.",
+    )
+    verify.add_argument("file", metavar="FILE.mcnn")
+    verify.add_argument("--checkpoint", required=True, metavar="MODEL.npz")
+    verify.add_argument("--data", metavar="NAME|DIR", help="other data than the model was trained on")
+    verify.add_argument("--images", type=_COUNT, metavar="N", help="the first N test images (default all)")
+    verify.add_argument("--reference", type=_COUNT, metavar="N",
+                        help="of these, how many go through the reference (default all)")  # fmt: skip
+    verify.add_argument("--batch-size", type=_COUNT, default=250, metavar="N", help="(default 250)")
+    verify.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    verify.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser("inspect", help="what is in a deployed model: layers, arrays, bits, bytes")
+    inspect.add_argument("file", metavar="FILE.mcnn")
+    inspect.add_argument("--json", action="store_true", help="as JSON")

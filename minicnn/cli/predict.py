@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,20 @@ def run(options: argparse.Namespace) -> int:
     labels = np.zeros(len(pixels), np.int64)
     dataset = data.ArrayDataset(pixels, labels, class_names=names, transform=normalize)
     probabilities = predict(model, data.DataLoader(dataset, 64))
-    for path, row in zip(options.pictures, probabilities.tolist(), strict=True):
+    print_classes(options.pictures, probabilities, names, as_json=options.json)
+    return 0
+
+
+def print_classes(
+    pictures: Iterable[str], probabilities: np.ndarray, names: Sequence[str], *, as_json: bool
+) -> None:
+    """The most probable classes of every picture, a line each. probabilities: (N, C)."""
+    for path, row in zip(pictures, probabilities.tolist(), strict=True):
         best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:_TOP]
-        if options.json:
+        if as_json:
             print(json.dumps({"file": path, "classes": {names[i]: row[i] for i in best}}))
         else:
             print(f"{path}: " + ", ".join(f"{names[i]} {row[i]:.1%}" for i in best))
-    return 0
 
 
 def read_picture(path: str, shape: tuple[int, ...], invert: str = "auto") -> np.ndarray:

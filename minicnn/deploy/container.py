@@ -30,6 +30,7 @@ MAGIC = b"\x89MCNN\r\n\n"
 VERSION = 1
 _START = struct.Struct("<III")
 _LARGEST_HEADER = 1 << 26  # decompressed
+_PROBLEMS = (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError)
 _BLOBS = {"raw": 1, "dense": 2, "sparse": 3}
 
 
@@ -71,35 +72,56 @@ def to_bytes(meta: Any, arrays: Mapping[str, np.ndarray], *, huffman: bool = Tru
 def from_bytes(data: bytes, name: str = "data") -> tuple[Any, dict[str, np.ndarray]]:
     """(meta, arrays) of the bytes of a file. Raises FileError if they are not intact."""
     try:
-        header, position = _header(data)
-        arrays = {}
-        lengths = iter(header["blobs"])
-        for key, form in header["arrays"].items():
-            blobs = []
-            for _ in range(_BLOBS[form["form"]]):
-                length, checksum = next(lengths)
-                blob = data[position : position + length]
-                if length < 0 or len(blob) != length:
-                    raise FileError(f"it ends inside of '{key}'")
-                if zlib.crc32(blob) != checksum:
-                    raise FileError(f"'{key}' has another checksum than it was written with")
-                blobs.append(blob)
-                position += length
-            arrays[key] = decode(Stored(form, tuple(blobs)))
-            if sum(array.size for array in arrays.values()) > MOST_ELEMENTS:
+        meta, stored = _parts(data)
+        arrays: dict[str, np.ndarray] = {}
+        elements = 0
+        for key, entry in stored.items():
+            arrays[key] = decode(entry)
+            elements += arrays[key].size
+            if elements > MOST_ELEMENTS:
                 raise FileError(f"its arrays have more than {MOST_ELEMENTS} elements")
-        if position != len(data) or next(lengths, None) is not None:
-            raise FileError(f"its parts take {position} bytes, but it has {len(data)}")
-        return header["meta"], arrays
-    except FileError as problem:
-        reason = str(problem)
-    except StorageError as problem:
-        reason = str(problem)
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as problem:
+        return meta, arrays
+    except _PROBLEMS as problem:
+        raise _told(name, problem) from problem
+
+
+def stored_parts(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Stored]]:
+    """(meta, the arrays as they lie in a file). Raises FileError if it is not intact."""
+    try:
+        return _parts(Path(path).read_bytes())
+    except _PROBLEMS as problem:
+        raise _told(os.fspath(path), problem) from problem
+
+
+def _told(name: str, problem: Exception) -> FileError:
+    """What is wrong with the file `name`, in words."""
+    reason = str(problem)
+    if not isinstance(problem, (FileError, StorageError)):
         reason = f"its header makes no sense: {type(problem).__name__} {problem}"
-    raise FileError(
+    return FileError(
         f"{name} is no intact .mcnn file: {reason}; expected one that `minicnn deploy` wrote, copy it anew"
     )
+
+
+def _parts(data: bytes) -> tuple[Any, dict[str, Stored]]:
+    header, position = _header(data)
+    stored = {}
+    lengths = iter(header["blobs"])
+    for key, form in header["arrays"].items():
+        blobs = []
+        for _ in range(_BLOBS[form["form"]]):
+            length, checksum = next(lengths)
+            blob = data[position : position + length]
+            if length < 0 or len(blob) != length:
+                raise FileError(f"it ends inside of '{key}'")
+            if zlib.crc32(blob) != checksum:
+                raise FileError(f"'{key}' has another checksum than it was written with")
+            blobs.append(blob)
+            position += length
+        stored[key] = Stored(form, tuple(blobs))
+    if position != len(data) or next(lengths, None) is not None:
+        raise FileError(f"its parts take {position} bytes, but it has {len(data)}")
+    return header["meta"], stored
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:

@@ -21,10 +21,10 @@ def lower(model: Any, sample: Any) -> Graph:
     sample = as_tensor(sample)
     with inference(model):
         graph = remove_channels(trace(model, sample))
-    return _of_any_batch(graph, sample)
+    return of_any_batch(graph, sample)
 
 
-def _of_any_batch(graph: Graph, sample: Tensor) -> Graph:
+def of_any_batch(graph: Graph, sample: Tensor) -> Graph:
     """Reshapes that spell out the size of the batch leave it open."""
     batch = sample.shape[0]
     nodes = []

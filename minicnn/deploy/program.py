@@ -8,48 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn.creation import zeros
-from minicnn.function import Function
-from minicnn.functions import (
-    activation,
-    arithmetic,
-    conv,
-    elementwise,
-    indexing,
-    joining,
-    linear,
-    moving,
-    normalization,
-    pooling,
-    quantization,
-    reduction,
-    shape,
-)
+from minicnn.deploy.rules import LARGEST, OPS, RULES, Cost, ProgramError, check
 from minicnn.functions.quantization import QuantizedConv2d, QuantizedLinear
 from minicnn.grad_mode import no_grad
 from minicnn.graph.constants import constant, host_array, run
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.tensor import Tensor
 
-OPS: dict[str, type[Function]] = {
-    name: value
-    for family in (
-        activation, arithmetic, conv, elementwise, indexing, joining, linear, moving, normalization, pooling,
-        quantization, reduction, shape,
-    )
-    for name, value in vars(family).items()
-    if isinstance(value, type) and issubclass(value, Function) and not value.changes and value is not Function
-}  # fmt: skip
-"""Every op that a program may have, by name."""
-
-
-class ProgramError(ValueError):
-    """Plain data that is no program, or a Graph that cannot be written as one."""
+_MOST_NODES = 20_000
 
 
 def to_plain(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -98,20 +71,20 @@ def to_plain(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def from_plain(program: Any, arrays: Mapping[str, np.ndarray]) -> Graph:
     """The Graph that `to_plain` wrote; the size of the batch is written as 1.
 
-    It is run once, on zeros, which tells the shapes of all results. Raises ProgramError if that does not go.
+    Every node is checked (`rules.py`) and then run once, on zeros and by the reference, which tells the shape
+    of its results. Raises ProgramError if that does not go.
     """
     try:
-        return of_batch(_from_plain(program, arrays), 1)
+        with kernels.use("reference"), np.errstate(all="ignore"):
+            return of_batch(_from_plain(program, arrays), 1)
     except ProgramError:
         raise
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError, RuntimeError) as problem:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as problem:
         raise ProgramError(f"program: {type(problem).__name__}: {problem}") from problem
 
 
 def _from_plain(program: Any, arrays: Mapping[str, np.ndarray]) -> Graph:
-    values: list[Value] = []
-    for i, entry in enumerate(program["inputs"]):
-        values.append(Value(f"input{i}", "input", (1, *map(int, entry["shape"])), np.dtype(entry["dtype"])))
+    values = [_input(i, entry) for i, entry in enumerate(program["inputs"])]
     inputs = list(values)
     constants: dict[str, Value] = {}
 
@@ -119,7 +92,7 @@ def _from_plain(program: Any, arrays: Mapping[str, np.ndarray]) -> Graph:
         if not isinstance(x, dict):
             return x
         if "value" in x:
-            return values[x["value"]]
+            return values[_whole(x["value"], len(values) - 1, "the number of a value")]
         if "array" in x:
             name = x["array"]
             if name not in constants:
@@ -131,30 +104,56 @@ def _from_plain(program: Any, arrays: Mapping[str, np.ndarray]) -> Graph:
         return _read_option(x)
 
     nodes = []
+    if not program["outputs"] or len(program["nodes"]) > _MOST_NODES:
+        raise ProgramError(f"program: expected outputs and at most {_MOST_NODES} nodes")
     for entry in program["nodes"]:
         if entry["op"] not in OPS:
             raise ProgramError(f"program: unknown op {entry['op']!r}")
         operands = tuple(read(x) for x in entry["inputs"])
         options = {key: _read_option(value) for key, value in entry["options"].items()}
+        count = _whole(entry["results"], 2, "the number of results")
         results = tuple(
-            Value(f"%{len(values) + i}", "result", (), np.dtype(np.float32)) for i in range(entry["results"])
+            Value(f"%{len(values) + i}", "result", (), np.dtype(np.float32)) for i in range(count)
         )
         values.extend(results)
         nodes.append(Node(OPS[entry["op"]], operands, options, results, str(entry.get("layer", "")), False))
-    return Graph(inputs, [read(x) for x in program["outputs"]], nodes)
+    outputs = [read(x) for x in program["outputs"]]
+    if not all(isinstance(value, Value) for value in outputs):
+        raise ProgramError("program: expected values as outputs")
+    return Graph(inputs, outputs, nodes)
+
+
+def _input(number: int, entry: Any) -> Value:
+    shape = tuple(_whole(size, LARGEST, "a size") for size in entry["shape"])
+    if entry["dtype"] not in ("float32", "float64") or len(shape) > 7 or not 0 < prod(shape) <= LARGEST:
+        raise ProgramError(f"program: expected images of floats, got {shape} of {entry['dtype']!r}")
+    return Value(f"input{number}", "input", (1, *shape), np.dtype(entry["dtype"]))
+
+
+def _whole(value: Any, most: int, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ProgramError(f"program: {what} is {value!r}")
+    return value
 
 
 def of_batch(graph: Graph, size: int) -> Graph:
-    """`graph` for batches of `size`: the same constants, and shapes as a run on zeros shows them."""
+    """`graph` for batches of `size`: the same constants, and shapes as a run on zeros shows them.
+
+    Raises ProgramError for a node that breaks a rule of its op.
+    """
     new = {v: Value(v.name, v.kind, (size, *v.shape[1:]), v.dtype) for v in graph.inputs}
     inputs = list(new.values())
     known = {value: zeros(value.shape, dtype=value.dtype) for value in inputs}
-    nodes = []
+    nodes: list[Node] = []
+    cost = Cost()
     with no_grad():
         for node in graph.nodes:
             node = replace(
                 node, inputs=tuple(new.get(x, x) if isinstance(x, Value) else x for x in node.inputs)
             )
+            if node.op in RULES:
+                cost = cost.plus(check(node))
+                cost.limit(size)
             results = run(node, *(known[x] for x in node.values if x.kind != "constant"))
             for old, tensor in zip(node.outputs, results, strict=True):
                 new[old] = Value(old.name, old.kind, tensor.shape, tensor.dtype)
@@ -176,6 +175,10 @@ def _steps(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def _from_steps(steps: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    if steps.dtype.kind != "i" or scale.dtype.kind != "f" or scale.shape not in ((), steps.shape[:1]):
+        raise ProgramError(
+            f"program: steps {steps.dtype} {steps.shape} of scales {scale.dtype} {scale.shape}"
+        )
     zero = np.zeros(scale.shape, np.int32)
     return kernels.backend("reference").dequantize(steps, scale, zero, None if scale.ndim == 0 else 0)
 

@@ -149,7 +149,7 @@ def _decode(form: dict[str, Any], blobs: tuple[bytes, ...]) -> np.ndarray:
         if places.size and places[-1] >= count:
             raise StorageError(f"stored array: element {places[-1]} of an array of {count}")
         zero = _whole(form["zero"], "zero")
-        indices = np.full(count, palette.size if zero >= palette.size else zero)
+        indices = np.full(count, min(zero, palette.size), np.uint16)
         indices[places] = spelled
     else:
         raise StorageError(f"stored array: unknown form {form['form']!r}")
