@@ -135,7 +135,8 @@ def verify(
                     if algorithm is not None:
                         stack.enter_context(using("integer", algorithm))
                     got = way(part)
-                _compare(route, whole.layers, expected, got, len(part), exact)
+                layers = whole.layers | getattr(way, "layers", {})
+                _compare(route, layers, expected, got, len(part), exact)
     return found
 
 
@@ -170,10 +171,19 @@ class _Model:
 
 
 class _Values:
-    """A Graph on integers, run op by op by one back end: every value as the floats that it stands for."""
+    """A Graph on integers, run op by op by one back end: every value as the floats that it stands for.
+
+    layers: of the values, those that compute them here, where a pooling may be part of a convolution.
+    """
 
     def __init__(self, integers: Integers, backend: str) -> None:
         self.integers, self.backend = integers, backend
+        producers = integers.graph.producers()
+        self.layers = {
+            value: producers[stored].layer
+            for value, (stored, _) in integers.stored.items()
+            if stored in producers and producers[stored].layer
+        }
 
     def __call__(self, images: Tensor) -> dict[Value, np.ndarray]:
         with kernels.use(self.backend):
