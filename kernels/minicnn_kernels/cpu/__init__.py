@@ -9,6 +9,7 @@ the arithmetic of convolutions and matrix products happens.
 # ruff: noqa: F403, I001  (the reference first: what follows overrides it)
 from minicnn_kernels.reference import *
 from minicnn_kernels.cpu.activation import *
+from minicnn_kernels.cpu.binary import *
 from minicnn_kernels.cpu.block import *
 from minicnn_kernels.cpu.chain import *
 from minicnn_kernels.cpu.clustering import *
@@ -27,3 +28,4 @@ from minicnn_kernels.cpu.random import *
 from minicnn_kernels.cpu.reduction import *
 from minicnn_kernels.cpu.shape import *
 from minicnn_kernels.cpu.shortcut import *
+from minicnn_kernels.cpu.signs import *

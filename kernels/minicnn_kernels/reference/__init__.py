@@ -6,6 +6,7 @@ fast; `tests/test_functions.py` holds each of its kernels against the one here.
 
 # ruff: noqa: F403
 from minicnn_kernels.reference.activation import *
+from minicnn_kernels.reference.binary import *
 from minicnn_kernels.reference.block import *
 from minicnn_kernels.reference.clustering import *
 from minicnn_kernels.reference.coding import *
