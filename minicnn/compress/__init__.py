@@ -7,6 +7,7 @@ model gets. Raw weights are kept, optimizers and `minicnn.compile` do not notice
 from __future__ import annotations
 
 from minicnn.compress.bias_correction import correct_bias
+from minicnn.compress.binary import Binarize, ClipWeights, Ternarize, binarize
 from minicnn.compress.distill import CachedTeacher, Distillation
 from minicnn.compress.equalize import equalize
 from minicnn.compress.factors import FactorReport, FactorRow
@@ -49,7 +50,9 @@ from minicnn.compress.tucker import Tucker2
 __all__ = [
     "OBSERVERS",
     "AttentionTransfer",
+    "Binarize",
     "CachedTeacher",
+    "ClipWeights",
     "Codebook",
     "Distillation",
     "FactorReport",
@@ -72,10 +75,12 @@ __all__ = [
     "Sensitivity",
     "Surgery",
     "Table",
+    "Ternarize",
     "Ticket",
     "Trial",
     "Tucker2",
     "attach_masks",
+    "binarize",
     "cached_features",
     "correct_bias",
     "equalize",
