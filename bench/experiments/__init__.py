@@ -4,6 +4,7 @@
     python -m bench.experiments lenet --data DIR          LeNet-300-100 and LeNet-5 pruned 12 times and more
     python -m bench.experiments lottery --data DIR        lottery tickets in LeNet-300-100
     python -m bench.experiments hinton --data DIR         a student with and without its teacher
+    python -m bench.experiments binary --data DIR         a network of signs
     python -m bench.experiments fashion --quick           the same on a few images: does it run?
 
 DIR is a folder of MNIST's idx files. Every row that is finished stands in the record (JSON, with a Markdown

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import bench.experiments
-from bench.experiments import fashion, hinton, lenet, lottery
+from bench.experiments import binary, fashion, hinton, lenet, lottery
 from bench.experiments.record import FOLDER, Record
 from bench.experiments.rows import Options
 
-_EXPERIMENTS = {"fashion": fashion, "lenet": lenet, "lottery": lottery, "hinton": hinton}
+_EXPERIMENTS = {"fashion": fashion, "lenet": lenet, "lottery": lottery, "hinton": hinton, "binary": binary}
 
 
 def main() -> None:
