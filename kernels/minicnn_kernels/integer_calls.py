@@ -30,7 +30,7 @@ PROGRAM_KERNELS = (
 class Slot(NamedTuple):
     """The value of a program that has this number."""
 
-    index: int
+    number: int
 
 
 class IntegerCall(NamedTuple):
@@ -53,7 +53,7 @@ def check_calls(calls: Sequence[IntegerCall], inputs: Sequence[int], outputs: Se
                 f"call {place}: no kernel {call.kernel!r} for a program: "
                 f"expected one of {', '.join(PROGRAM_KERNELS)}"
             )
-        missing = [slot.index for slot in slots(call) if slot.index not in known]
+        missing = [slot.number for slot in slots(call) if slot.number not in known]
         if missing:
             raise ValueError(f"call {place}, {call.kernel}: value {missing[0]} is read before it is computed")
         if call.result in known:
@@ -91,7 +91,7 @@ def run_calls(
 
     def of(argument: Any) -> Any:
         if isinstance(argument, Slot):
-            return values[argument.index]
+            return values[argument.number]
         return [of(part) for part in argument] if isinstance(argument, list) else argument
 
     for call in calls:
