@@ -11,6 +11,7 @@ from bench import forward, growth, memory, narrow, record, startup, steps
 from bench.engines import ENGINES
 from bench.peers.frameworks import FRAMEWORKS
 from bench.peers.inference import ENGINES as INFERENCE
+from bench.peers.integers import ENGINES as INTEGERS
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ def _forward(options: Options) -> list[dict[str, Any]]:
         options.nets,
         options.engines or COMMANDS["forward"].by_default,
         threads=options.threads,
+        **options.pace(12, 4, 0.1),
+    )
+
+
+def _integers(options: Options) -> list[dict[str, Any]]:
+    return forward.measure(
+        [net for net in options.nets if net != "R20"],  # its shortcuts are no row of layers
+        options.engines or COMMANDS["integers"].by_default,
+        threads=options.threads,
+        maker="bench.peers.integers:make",
         **options.pace(12, 4, 0.1),
     )
 
@@ -131,11 +142,11 @@ def _goals(options: Options) -> dict[str, Any]:
     """All commands that a goal needs, shorter than each alone: together they shall take under 25 minutes."""
     from bench import goals  # loads the kernels
 
-    rounds = {"steps": 8, "forward": 6, "ops": 4, "growth": 6, "narrow": 5, "startup": 6}
+    rounds = {"steps": 8, "forward": 6, "integers": 6, "ops": 4, "growth": 6, "narrow": 5, "startup": 6}
     engines: dict[str, Sequence[str]] = {"steps": TRAINING, "memory": TRAINING[:-1]}
     if options.quick:
         options = replace(options, nets=["W2"], threads=[max(options.threads)])
-        rounds = {"steps": 2, "forward": 2, "ops": 2, "growth": 2, "narrow": 2, "startup": 1}
+        rounds = {"steps": 2, "forward": 2, "integers": 2, "ops": 2, "growth": 2, "narrow": 2, "startup": 1}
         forward_engines = [name for name in INFERENCE if name != "torch-compile"]
         engines = {"forward": forward_engines, "frameworks": ("minicnn", "jax")}
         engines |= {"steps": TRAINING[:-1], "memory": ("minicnn", "torch")}
@@ -156,13 +167,14 @@ def _goals_table(results: dict[str, Any]) -> str:
     return goals.table(results)
 
 
-PARTS = ("steps", "forward", "ops", "growth", "frameworks", "narrow", "memory", "startup")
+PARTS = ("steps", "forward", "integers", "ops", "growth", "frameworks", "narrow", "memory", "startup")
 WITH_FRAMEWORKS = ("minicnn", *FRAMEWORKS)
 TRAINING = ("minicnn", "torch", "torch-channels-last", "torch-compile")
 _EAGER = ("minicnn", "minicnn-eager", "torch", "torch-channels-last")
 COMMANDS: dict[str, Command] = {
     "steps": Command(_steps, steps.table, ENGINES, _EAGER),
     "forward": Command(_forward, steps.table, tuple(INFERENCE), tuple(INFERENCE)),
+    "integers": Command(_integers, steps.table, tuple(INTEGERS), tuple(INTEGERS)),
     "ops": Command(_ops, _ops_table),
     "growth": Command(_growth, growth.table),
     "frameworks": Command(_frameworks, steps.table, WITH_FRAMEWORKS, WITH_FRAMEWORKS),

@@ -24,8 +24,9 @@ def measure(
     batches: Sequence[int] = (portable.BATCH, 1),
     rounds: int,
     burst_seconds: float,
+    maker: str = "bench.peers.inference:make",
 ) -> list[dict[str, Any]]:
-    """One entry per net, number of threads and batch (64 at most)."""
+    """One entry per net, number of threads and batch (64 at most). maker: of the engines, see `worker.py`."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         portable.prepare(Path(folder), nets)
@@ -33,7 +34,7 @@ def measure(
             for count in threads:
                 options: dict[str, Any] = {"folder": folder, "net": net, "threads": count}
                 found = steps.compare(
-                    {name: Worker("bench.peers.inference:make", name=name, **options) for name in engines},
+                    {name: Worker(maker, name=name, **options) for name in engines},
                     [f"batch {batch}" for batch in batches],
                     f"{net}, {count} threads",
                     rounds=rounds,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given
-from integer_cases import convolutions, linears
+from hypothesis import strategies as st
+from integer_cases import additions, convolutions, linears, pools, residual_net
 
 import minicnn_kernels as kernels
+from minicnn_kernels.algorithms import using
+from minicnn_kernels.cpu.integer_routes import VNNI
 from minicnn_kernels.integer_calls import PROGRAM_KERNELS, IntegerCall, Slot
 
 cpu, reference = kernels.backend("cpu"), kernels.backend("reference")
@@ -120,3 +124,108 @@ def test_calls_that_are_no_program_are_refused(backend, call, outputs, message):
 def test_a_program_says_how_many_arrays_it_takes(backend):
     with pytest.raises(ValueError, match="the program takes 1 arrays, got 2"):
         backend.IntegerProgram([IntegerCall("flatten", (Slot(0),), 1)], [0], [1])(X, X)
+
+
+ROUTES = ("vnni", "float", "plain") if VNNI else ("float", "plain")
+every_route = pytest.mark.parametrize("route", ROUTES)
+
+
+@every_route
+@given(arguments=convolutions())
+def test_every_route_convolves_like_the_reference(route, arguments):
+    with using("integer", route):
+        assert_equal(cpu.integer_conv2d_forward(*arguments), reference.integer_conv2d_forward(*arguments))
+
+
+@every_route
+@given(arguments=linears())
+def test_every_route_multiplies_like_the_reference(route, arguments):
+    with using("integer", route):
+        assert_equal(cpu.integer_linear_forward(*arguments), reference.integer_linear_forward(*arguments))
+
+
+@given(
+    case=st.one_of(
+        pools(average=True).map(lambda arguments: ("integer_avg_pool2d_forward", arguments)),
+        pools(average=False).map(lambda arguments: ("integer_max_pool2d_forward", arguments)),
+        additions().map(lambda arguments: ("integer_add_forward", arguments)),
+    )
+)
+def test_pools_and_sums_equal_the_reference(case):
+    name, arguments = case
+    assert_equal(getattr(cpu, name)(*arguments), getattr(reference, name)(*arguments))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 17), (6,)])
+def test_lookup_takes_from_the_table(rng, dtype, shape):
+    x, table = rng.integers(0, 256, shape, np.uint8), rng.uniform(0, 255, 256).astype(dtype)
+    assert_equal(cpu.integer_lookup(x, table), table[x])
+
+
+@every_route
+@pytest.mark.parametrize("images", [0, 1, 2, 37])
+def test_a_net_with_every_kind_of_call_equals_the_reference_on_any_number_of_threads(rng, route, images):
+    net, outputs = residual_net(rng)
+    arguments = net.calls, [0], outputs
+    x = (4 * rng.standard_normal((images, *net.shape))).astype(np.float32)
+    expected = reference.IntegerProgram(*arguments)(x)
+    program = cpu.IntegerProgram(*arguments)
+    channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    with using("integer", route):
+        assert (program.prepare(x) is None) == (route == "float")
+        for threads in (1, min(2, kernels.threads.available_cores())):
+            kernels.set_threads(threads)
+            for layout in (x, channels_last, np.repeat(x, 2, axis=3)[..., ::2]):
+                for actual, wanted in zip(program(layout), expected, strict=True):
+                    assert_equal(actual, wanted)
+
+
+def test_images_of_another_size_and_bytes_are_planned_anew(rng):
+    net, _ = residual_net(rng)
+    arguments = net.calls[1:5], [1], [5]
+    program, expected = cpu.IntegerProgram(*arguments), reference.IntegerProgram(*arguments)
+    for size in [(12, 14), (9, 30), (12, 14)]:
+        x = rng.integers(0, 256, (3, 3, *size), np.uint8)
+        assert_equal(program(x)[0], expected(x)[0])
+    assert program.prepare(x) is not None
+
+
+def test_two_python_threads_run_one_program(rng):
+    net, outputs = residual_net(rng)
+    program = cpu.IntegerProgram(net.calls, [0], outputs)
+    batches = [rng.standard_normal((n, *net.shape)).astype(np.float32) for n in (1, 3, 33, 5)]
+    expected = [[y.copy() for y in program(x)] for x in batches]
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            for x, wanted in zip(batches, expected, strict=True):
+                wrong.extend(i for i, y in enumerate(program(x)) if not np.array_equal(y, wanted[i]))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_calls_without_a_step_run_one_by_one(rng):
+    """Floats that do not come straight from outside, a lattice per channel."""
+    scales, zeros = rng.uniform(0.01, 0.1, 3).astype(np.float32), np.array([0, 7, 200])
+    calls = [
+        IntegerCall("quantize", (Slot(0), scales, zeros, 0, 255, 1, np.uint8), 1),
+        IntegerCall("integer_max_pool2d_forward", (Slot(1), (2, 2), (2, 2), (0, 0), (1, 1), False), 2),
+    ]
+    x = rng.standard_normal((2, 3, 6, 6)).astype(np.float32)
+    program = cpu.IntegerProgram(calls, [0], [2])
+    assert program.prepare(x) is None
+    assert_equal(program(x)[0], reference.IntegerProgram(calls, [0], [2])(x)[0])
+
+
+def test_inputs_of_different_lengths_are_refused(rng):
+    one = np.float32(1)
+    call = IntegerCall("integer_add_forward", (Slot(0), Slot(1), one, 0, one, 0, one, 0, 0, 255), 2)
+    with pytest.raises(ValueError, match="the inputs have 2, 3 images: expected as many each"):
+        cpu.IntegerProgram([call], [0, 1], [2])(*(np.zeros((n, 4), np.uint8) for n in (2, 3)))

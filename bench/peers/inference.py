@@ -103,8 +103,8 @@ def _torch(net: str, sample: Sample, threads: int, *, kind: str = "eager") -> Bu
 
 def _onnxruntime(net: str, sample: Sample, threads: int) -> Built:
     """ONNX Runtime on its own CPU provider, all graph optimizations."""
-    runtime = _import("onnxruntime", "ONNX Runtime")
-    _import("onnx", "onnx")
+    runtime = import_peer("onnxruntime", "ONNX Runtime")
+    import_peer("onnx", "onnx")
     from bench.peers.to_onnx import to_onnx
 
     def build(batch: int) -> Forward:
@@ -121,8 +121,8 @@ def _onnxruntime(net: str, sample: Sample, threads: int) -> Built:
 
 def _openvino(net: str, sample: Sample, threads: int) -> Built:
     """OpenVINO told to compute in float32 (it would take bfloat16 where the processor has AMX)."""
-    runtime = _import("openvino", "OpenVINO")
-    _import("onnx", "onnx")
+    runtime = import_peer("openvino", "OpenVINO")
+    import_peer("onnx", "onnx")
     from bench.peers.to_onnx import to_onnx
 
     settings = {
@@ -150,8 +150,8 @@ def _openvino(net: str, sample: Sample, threads: int) -> Built:
 
 def _litert(net: str, sample: Sample, threads: int) -> Built:
     """LiteRT with XNNPACK, which it takes by itself. Images are channels-last before the stopwatch runs."""
-    _import("ai_edge_litert", "LiteRT (ai-edge-litert)")
-    _import("flatbuffers", "flatbuffers")
+    import_peer("ai_edge_litert", "LiteRT (ai-edge-litert)")
+    import_peer("flatbuffers", "flatbuffers")
     from ai_edge_litert.interpreter import Interpreter
 
     from bench.peers.to_litert import to_litert
@@ -175,7 +175,7 @@ def _litert(net: str, sample: Sample, threads: int) -> Built:
 
 def _ncnn(net: str, sample: Sample, threads: int) -> Built:
     """ncnn, image by image (it has no batches), its 16-bit storage and arithmetic off."""
-    runtime = _import("ncnn", "ncnn")
+    runtime = import_peer("ncnn", "ncnn")
     from bench.peers.to_ncnn import to_ncnn
 
     network = runtime.Net()
@@ -204,7 +204,8 @@ def _ncnn(net: str, sample: Sample, threads: int) -> Built:
     return build, lambda: {"version": version("ncnn"), "threads": threads}
 
 
-def _import(module: str, name: str) -> Any:
+def import_peer(module: str, name: str) -> Any:
+    """The module. Raises Unavailable with the engine's `name`."""
     from importlib import import_module
 
     try:

@@ -16,6 +16,7 @@ from minicnn_kernels.cpu.clustering import *
 from minicnn_kernels.cpu.coding import *
 from minicnn_kernels.cpu.conv import *
 from minicnn_kernels.cpu.elementwise import *
+from minicnn_kernels.cpu.integer import *
 from minicnn_kernels.cpu.layer_norm import *
 from minicnn_kernels.cpu.linear import *
 from minicnn_kernels.cpu.loss import *

@@ -94,7 +94,7 @@ def quantized_conv2d_forward(
         with using("conv2d", "implicit"):  # sums of products: Winograd's transforms leave the whole numbers
             return conv2d_forward(x, weight, None, stride, padding, dilation, groups)
 
-    acc = _exact(product, x, x_scale, weight, w_scale)
+    acc = exact_product(product, x, x_scale, weight, w_scale)
     if acc is None:
         return reference.quantized_conv2d_forward(
             x, weight, bias, x_scale, w_scale, y_scale, y_zero_point, qmin, qmax,
@@ -106,7 +106,7 @@ def quantized_conv2d_forward(
 def quantized_linear_forward(x, weight, bias, x_scale, w_scale, y_scale, y_zero_point, qmin, qmax):
     """The same for x (..., in) and weight (out, in); see the reference."""
     options = x_scale, w_scale, y_scale, y_zero_point, qmin, qmax
-    acc = _exact(lambda x, weight: linear_forward(x, weight, None), x, x_scale, weight, w_scale)
+    acc = exact_product(lambda x, weight: linear_forward(x, weight, None), x, x_scale, weight, w_scale)
     if acc is None:
         return reference.quantized_linear_forward(x, weight, bias, *options)
     return _finish_sums(acc, bias, *options, axis=x.ndim - 1)
@@ -127,7 +127,7 @@ def quantized_avg_pool2d_forward(
     return _finish_sums(acc, None, x_scale, w_scale, y_scale, y_zero_point, qmin, qmax, axis=1)
 
 
-def _exact(product, x, x_scale, weight, w_scale):
+def exact_product(product, x, x_scale, weight, w_scale):
     """product(x, weight) in steps of both, without rounding; None where float32 can't have it.
 
     Where x lies between -below and above, and the weights of an output add up to -negative and positive, no

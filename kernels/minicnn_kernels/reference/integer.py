@@ -13,6 +13,8 @@ Pairs are (h, w); images are (N, C, H, W).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from minicnn_kernels.integer_calls import IntegerCall, check_calls, run_calls
@@ -78,7 +80,7 @@ def integer_lookup(x, table):
 
 def flatten(x):
     """(N, C, H, W) -> (N, C H W)."""
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 class IntegerProgram:
