@@ -66,6 +66,15 @@ def test_a_pruned_and_shared_layer_shrinks_as_deep_compression_says():
     assert stored.nbytes < fixed.nbytes < weights.nbytes / 10
 
 
+def test_pruned_floats_of_many_values_take_their_own_bytes_and_the_way_to_them():
+    weights = rng.standard_normal((300, 400)).astype(np.float32)
+    weights[rng.random(weights.shape) > 0.1] = 0
+    stored = encode(weights)
+    assert stored.form["form"] == "nonzero"
+    assert stored.nbytes < np.count_nonzero(weights) * (4 + 6 / 8)
+    same(decode(stored), weights)
+
+
 def test_four_bits_take_half_a_byte():
     stored = encode(rng.integers(-7, 8, (64, 64)).astype(np.int8), huffman=False)
     assert stored.nbytes == 64 * 64 // 2 + 15
@@ -77,6 +86,8 @@ def test_dtypes_that_no_file_holds_are_refused():
 
 
 SPARSE = encode(np.where(rng.random(2000) < 0.03, rng.integers(1, 9, 2000), 0).astype(np.float32))
+
+PRUNED = encode(np.where(rng.random(2000) < 0.03, rng.standard_normal(2000), 0).astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -101,15 +112,26 @@ def test_a_wrong_form_is_told(change, message):
         decode(Stored(SPARSE.form | change, SPARSE.blobs))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"shape": [3]}, "of an array of 3"), ({"gap": {"bits": 3, "count": 9}}, "expected")],
+)
+def test_a_wrong_form_of_pruned_floats_is_told(change, message):
+    assert PRUNED.form["form"] == "nonzero"
+    with pytest.raises(StorageError, match=message):
+        decode(Stored(PRUNED.form | change, PRUNED.blobs))
+
+
+@pytest.mark.parametrize("stored", [SPARSE, PRUNED], ids=["sparse", "nonzero"])
 @settings(max_examples=300)
 @given(st.data())
-def test_damaged_bytes_give_an_array_or_an_error(data):
-    blobs = [bytearray(blob) for blob in SPARSE.blobs]
+def test_damaged_bytes_give_an_array_or_an_error(stored, data):
+    blobs = [bytearray(blob) for blob in stored.blobs]
     for _ in range(data.draw(st.integers(1, 3))):
         blob = blobs[data.draw(st.integers(0, len(blobs) - 1))]
         blob[data.draw(st.integers(0, len(blob) - 1))] = data.draw(st.integers(0, 255))
     try:
-        array = decode(Stored(SPARSE.form, tuple(map(bytes, blobs))))
+        array = decode(Stored(stored.form, tuple(map(bytes, blobs))))
     except StorageError:
         return
     assert array.shape == (2000,)

@@ -31,7 +31,7 @@ VERSION = 1
 _START = struct.Struct("<III")
 _LARGEST_HEADER = 1 << 26  # decompressed
 _PROBLEMS = (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError)
-_BLOBS = {"raw": 1, "dense": 2, "sparse": 3}
+_BLOBS = {"raw": 1, "dense": 2, "sparse": 3, "nonzero": 2}
 
 
 class FileError(ValueError):

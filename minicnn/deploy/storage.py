@@ -1,9 +1,9 @@
 """Arrays in as few bytes as they allow: `encode` tries every form and keeps the shortest, `decode` reads it.
 
-Forms: raw; or a palette of the distinct values and an index into it per element. Indices are written for
-every element, or only for those that are not 0, with the number of zeros before each (Han et al. 2016,
-section 2); and every stream of whole numbers at a fixed width or in a Huffman code. What comes back is equal
-to the bit.
+Forms: raw; or a palette of the distinct values and an index into it per element. Values or indices are
+written for every element, or only for those that are not 0, with the number of zeros before each (Han et al.
+2016, section 2); and every stream of whole numbers at a fixed width or in a Huffman code. What comes back is
+equal to the bit.
 """
 
 from __future__ import annotations
@@ -55,47 +55,47 @@ def encode(array: np.ndarray, *, huffman: bool = True) -> Stored:
         raise StorageError(f"expected an array of {', '.join(_DTYPES)}, got {array.dtype}")
     head = {"shape": list(array.shape), "dtype": array.dtype.name}
     flat = np.ascontiguousarray(array).reshape(-1)
+    form: dict[str, Any]
     raw = Stored(head | {"form": "raw"}, (_little(flat).tobytes(),))
     bits = flat.view(f"u{flat.dtype.itemsize}")  # distinct to the bit: -0 is not 0, and NaN equals itself
-    palette, indices = np.unique(bits, return_inverse=True)
-    if flat.size == 0 or palette.size > min(_LARGEST_PALETTE, flat.size):
-        return raw
-    table = _little(palette.view(flat.dtype)).tobytes()
     candidates = [raw]
-    dense = _stream(indices, palette.size, huffman)
-    candidates.append(
-        Stored(head | {"form": "dense", "palette": palette.size, "index": dense.form}, (table, dense.blob))
-    )
-    zero = np.flatnonzero(palette == 0)
-    if zero.size and palette.size > 1:
+    places = np.flatnonzero(bits)
+    if 0 < places.size < flat.size:
         for gap_bits in _GAP_BITS:
-            candidates.append(_sparse(head, table, indices, palette.size, int(zero[0]), gap_bits, huffman))
+            gap, spelled = _spelled(flat, places, gap_bits, huffman)
+            form = {"form": "nonzero", "gap": gap.form}
+            candidates.append(Stored(head | form, (_little(spelled).tobytes(), gap.blob)))
+    palette, indices = np.unique(bits, return_inverse=True)
+    if 0 < palette.size <= min(_LARGEST_PALETTE, flat.size):
+        table, size = _little(palette.view(flat.dtype)).tobytes(), palette.size
+        index = _stream(indices, size, huffman)
+        form = {"form": "dense", "palette": size, "index": index.form}
+        candidates.append(Stored(head | form, (table, index.blob)))
+        if 0 < places.size < flat.size:  # then 0 is the first of the palette, for bits are sorted as numbers
+            for gap_bits in _GAP_BITS:
+                gap, spelled = _spelled(indices, places, gap_bits, huffman)
+                index = _stream(spelled, size, huffman)
+                form = {"form": "sparse", "palette": size, "zero": 0, "gap": gap.form, "index": index.form}
+                candidates.append(Stored(head | form, (table, gap.blob, index.blob)))
     return min(candidates, key=lambda stored: stored.nbytes + len(repr(stored.form)))
 
 
-def _sparse(
-    head: dict[str, Any],
-    table: bytes,
-    indices: np.ndarray,
-    size: int,
-    zero: int,
-    gap_bits: int,
-    huffman: bool,
-) -> Stored:
-    """Only the elements that are not 0. A gap too long for one number is filled with zeros spelled out."""
-    places = np.flatnonzero(indices != zero)
+def _spelled(
+    flat: np.ndarray, places: np.ndarray, gap_bits: int, huffman: bool
+) -> tuple[_Stream, np.ndarray]:
+    """The number of zeros before each element at `places`, and the elements.
+
+    A gap too long for a number of `gap_bits` is filled with zeros that are spelled out.
+    """
     gaps = np.diff(places, prepend=-1) - 1
     longest = 2**gap_bits - 1
     skipped = gaps // (longest + 1)  # zeros spelled out before each element
     total = int(skipped.sum()) + places.size
-    spelled_gaps = np.full(total, longest)
-    spelled = np.full(total, zero)
+    spelled_gaps, spelled = np.full(total, longest), np.zeros(total, flat.dtype)
     ends = np.cumsum(skipped + 1) - 1
     spelled_gaps[ends] = gaps % (longest + 1)
-    spelled[ends] = indices[places]
-    gap, index = _stream(spelled_gaps, longest + 1, huffman), _stream(spelled, size, huffman)
-    form = {"form": "sparse", "palette": size, "zero": zero, "gap": gap.form, "index": index.form}
-    return Stored(head | form, (table, gap.blob, index.blob))
+    spelled[ends] = flat[places]
+    return _stream(spelled_gaps, longest + 1, huffman), spelled
 
 
 def _stream(numbers: np.ndarray, size: int, huffman: bool) -> _Stream:
@@ -134,6 +134,12 @@ def _decode(form: dict[str, Any], blobs: tuple[bytes, ...]) -> np.ndarray:
         if len(data) != count * dtype.itemsize:
             raise StorageError(f"stored array: {shape} {dtype} in {len(data)} bytes")
         return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+    if form["form"] == "nonzero":
+        data, gap = blobs
+        spelled = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
+        array = np.zeros(count, dtype)
+        array[_places(form["gap"], gap, spelled.size, count)] = spelled
+        return array.reshape(shape)
     size = _whole(form["palette"], "palette")
     palette = np.frombuffer(blobs[0], dtype.newbyteorder("<")).astype(dtype)
     if palette.size != size or not 0 < size <= _LARGEST_PALETTE:
@@ -144,16 +150,22 @@ def _decode(form: dict[str, Any], blobs: tuple[bytes, ...]) -> np.ndarray:
     elif form["form"] == "sparse":
         (_, gap, index) = blobs
         spelled = _numbers(form["index"], index, size)
-        gaps = _numbers(form["gap"], gap, 2 ** max(_GAP_BITS), exactly=spelled.size)
-        places = np.cumsum(gaps.astype(np.int64) + 1) - 1
-        if places.size and places[-1] >= count:
-            raise StorageError(f"stored array: element {places[-1]} of an array of {count}")
+        places = _places(form["gap"], gap, spelled.size, count)
         zero = _whole(form["zero"], "zero")
         indices = np.full(count, min(zero, palette.size), np.uint16)
         indices[places] = spelled
     else:
         raise StorageError(f"stored array: unknown form {form['form']!r}")
     return palette[indices].reshape(shape)
+
+
+def _places(form: dict[str, Any], blob: bytes, exactly: int, count: int) -> np.ndarray:
+    """Where the `exactly` elements stand that are written, in an array of `count`."""
+    gaps = _numbers(form, blob, 2 ** max(_GAP_BITS), exactly=exactly)
+    places = np.cumsum(gaps.astype(np.int64) + 1) - 1
+    if places.size and places[-1] >= count:
+        raise StorageError(f"stored array: element {places[-1]} of an array of {count}")
+    return places
 
 
 def _numbers(form: dict[str, Any], blob: bytes, below: int, exactly: int | None = None) -> np.ndarray:
