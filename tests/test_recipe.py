@@ -108,6 +108,12 @@ def test_the_timeline_tells_what_happens_when():
         (values({"do": "low_rank"}), "expected one of rank, energy and ratio, got none"),
         (values({"do": "low_rank", "rank": 2, "ratio": 0.5}), "got rank and ratio"),
         (values({"do": "share", "clusters": 1}), "clusters: expected an integer of at least 2"),
+        (
+            values({"do": "share", "clusters": {"fc1": 1}}),
+            "clusters: expected an integer .* or a table of layers with one each",
+        ),
+        (values({"do": "share", "clusters": {"fc1": 4}, "layers": ["fc1"]}), "clusters names layers already"),
+        (values({"do": "share", "biases": 1}), "biases: expected an integer of at least 2"),
         (values({"do": "distill"}), "teacher is missing"),
         (values(model="simpel"), "model: expected one of .*did you mean simple?"),
         (values(epochs=2, warmup=2), "warmup = 2: expected fewer epochs"),
@@ -173,7 +179,10 @@ def kill_after(monkeypatch, batches):
 
 
 STEPS = {
-    "prune, then share": (Prune(rate=0.8, start=1, end=3, scope="global"), Share(clusters=4, start=3)),
+    "prune, then share": (
+        Prune(rate=0.8, start=1, end=3, scope="global"),
+        Share(clusters=4, biases=3, start=3),
+    ),
     "prune by loss, then learned lattices": (
         Prune(rate=0.5, start=1, score="taylor"),
         Quantize(bits=4, activation_bits=8, learned=True, start=2),

@@ -122,6 +122,21 @@ def test_clusters_can_differ_by_layer_and_exceed_a_byte():
     assert find(model[2], "weight", "codebook") is None
 
 
+def test_biases_share_values_where_there_are_more_of_them():
+    model = nn.Sequential(nn.Linear(6, 40), nn.Linear(40, 3), nn.Linear(3, 9, bias=False))
+    before = [model[i].bias.detach().numpy().copy() for i in (0, 1)]
+    books = share(model, 4, biases=5)
+    assert list(books) == ["0", "0.bias", "1", "2"]
+    after = model[0].bias.detach().numpy()
+    assert len(np.unique(after)) == 5
+    assert np.abs(after - before[0]).max() < np.abs(before[0]).max() / 4
+    np.testing.assert_array_equal(model[1].bias.detach().numpy(), before[1])
+    model(minicnn.ones(2, 6)).sum().backward()
+    assert books["0.bias"].centroids.grad is not None
+    assert list(share(model, 4)) == ["0", "1", "2"]
+    assert len(np.unique(model[0].bias.detach().numpy())) == 5
+
+
 def test_more_clusters_than_weights_change_nothing():
     model = nn.Linear(3, 2)
     before = model.weight.detach().numpy().copy()

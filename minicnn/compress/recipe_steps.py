@@ -107,13 +107,20 @@ class Quantize(Step):
 class Share(Step):
     """`clusters` values per layer, found by k-means; with `start` the values are then trained.
 
-    lr_factor: of the learning rate, for the values: the gradient of each is a sum over all its weights.
+    clusters: one number, or one for each layer by name. biases: values for the biases of each layer; None
+    keeps them as they are. lr_factor: of the learning rate, for the values: the gradient of each is a sum
+    over all its weights.
     """
 
     do = "share"
-    clusters: int = 16
+    clusters: int | dict[str, int] = 16
+    biases: int | None = None
     init: str = "linear"
     lr_factor: float = 0.01
+
+    def contradictions(self) -> Iterator[str]:
+        if isinstance(self.clusters, dict) and self.layers is not None:
+            yield "clusters names layers already, so layers must not be there"
 
 
 @dataclass(frozen=True, kw_only=True)

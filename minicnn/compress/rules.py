@@ -49,6 +49,12 @@ def _bits_of_layers(value: Any) -> str | None:
     return f"expected a table of layers with {_BITS} each"
 
 
+def _clusters(value: Any) -> str | None:
+    if isinstance(value, dict) and value and all(count in _CLUSTERS for count in value.values()):
+        return None
+    return None if value in _CLUSTERS else f"expected {_CLUSTERS}, or a table of layers with one each"
+
+
 def _texts(value: Any) -> str | None:
     if isinstance(value, (list, tuple)) and value and all(isinstance(entry, str) for entry in value):
         return None
@@ -73,6 +79,7 @@ def _options(value: Any) -> str | None:
 
 _KINDS = {bool: "true or false", str: "a text"}
 _BITS = Range(int, 2, 17)
+_CLUSTERS = Range(int, 2, 2**15 + 1)
 RULES: dict[str, Rule] = {
     **RANGES,
     **{name: tuple(words) for name, words in CHOICES.items()},
@@ -94,7 +101,8 @@ RULES: dict[str, Rule] = {
     "layers_bits": _bits_of_layers,
     "observer": ("minmax", "moving", "percentile", "mse", "kl"),
     "calibration": COUNT,
-    "clusters": Range(int, 2, 2**15 + 1),
+    "clusters": _clusters,
+    "biases": _CLUSTERS,
     "init": ("linear", "density", "random"),
     "lr_factor": POSITIVE,
     "rank": COUNT,

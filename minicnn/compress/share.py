@@ -73,39 +73,50 @@ def share(
     model: Module,
     clusters: int | Mapping[str, int] = 16,
     *,
+    biases: int | None = None,
     layers: str | Iterable[str] | None = None,
     init: str = "linear",
     seed: int = 0,
 ) -> dict[str, Codebook]:
     """Let the weights of each layer share `clusters` numbers; gives the codebook of each layer by name.
 
-    clusters: one number, or {name or pattern of layers: number} with `layers` left out. init: where k-means
-    starts, 'linear', 'density' or 'random' (from `seed`). The centroids are new parameters: make the
-    optimizer afterwards, with a lower learning rate than for single weights, for a centroid's gradient is a
-    sum. A layer that was shared before gets a new codebook for its present values.
+    clusters: one number, or {name or pattern of layers: number} with `layers` left out. biases: how many
+    numbers the biases of each layer share, if it has more of them; None keeps them all. Their codebook is
+    given as "NAME.bias". init: where k-means starts, 'linear', 'density' or 'random' (from `seed`). The
+    centroids are new parameters: make the optimizer afterwards, with a lower learning rate than for single
+    weights, for a centroid's gradient is a sum. A layer that was shared before gets a new codebook for its
+    present values.
 
     Raises ValueError for an unknown layer or init, a number of clusters out of range and weights that are not
     finite; the model is then as it was.
     """
     if init not in INITS:
         raise ValueError(f"share: expected init to be one of {', '.join(INITS)}, got {init!r}")
-    counts = _clusters_by_layer(model, clusters, layers)
-    found: dict[str, tuple[Module, Codebook]] = {}
-    for name, (module, count) in counts.items():
-        earlier = find(module, "weight", "codebook")
-        with no_grad():
-            value = value_before(module, "weight", "codebook").detach()
-            value = value if earlier is None else earlier(value)
-        if not kernels.of(value.data).all_finite(value.data):
-            raise ValueError(f"share: the weight of layer {name!r} holds NaN or infinity; train it anew")
-        book = Codebook(value, count)
-        book.cluster(value, init, seed)
-        found[name] = module, book
-    for module, book in found.values():
-        if find(module, "weight", "codebook") is not None:
-            detach(module, "weight", "codebook")
-        attach(module, "weight", book)
-    return {name: book for name, (_, book) in found.items()}
+    found: dict[str, tuple[Module, str, Codebook]] = {}
+    for name, (module, count) in _clusters_by_layer(model, clusters, layers).items():
+        found[name] = module, "weight", _codebook(name, module, "weight", count, init, seed)
+        bias = module._parameters.get("bias")
+        if biases is not None and bias is not None and bias.numel() > biases:
+            book = _codebook(name, module, "bias", biases, init, seed)
+            found[f"{name}.bias" if name else "bias"] = module, "bias", book
+    for module, place, book in found.values():
+        if find(module, place, "codebook") is not None:
+            detach(module, place, "codebook")
+        attach(module, place, book)
+    return {name: book for name, (_, _, book) in found.items()}
+
+
+def _codebook(name: str, module: Module, place: str, count: int, init: str, seed: int) -> Codebook:
+    """A codebook of `count` numbers for what the parameter `place` of layer `name` is now."""
+    earlier = find(module, place, "codebook")
+    with no_grad():
+        value = value_before(module, place, "codebook").detach()
+        value = value if earlier is None else earlier(value)
+    if not kernels.of(value.data).all_finite(value.data):
+        raise ValueError(f"share: the {place} of layer {name!r} holds NaN or infinity; train it anew")
+    book = Codebook(value, count)
+    book.cluster(value, init, seed)
+    return book
 
 
 def _clusters_by_layer(

@@ -39,7 +39,8 @@ class Compressor:
     def __init__(self, recipe: Recipe, model: Module, images: Dataset) -> None:
         self.recipe, self.model, self.images = recipe, model, images
         for step in recipe.steps:
-            for names in (step.layers, getattr(step, "rate", None), getattr(step, "layers_bits", None)):
+            for option in ("layers", "rate", "layers_bits", "clusters"):
+                names = getattr(step, option, None)
                 if isinstance(names, (tuple, dict)):
                     select_layers(model, names)
 
@@ -61,6 +62,7 @@ class Compressor:
                 share(
                     self.model,
                     step.clusters,
+                    biases=step.biases,
                     layers=step.layers,
                     init=step.init,
                     seed=self.recipe.seed,
