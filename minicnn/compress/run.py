@@ -15,7 +15,7 @@ from typing import Any
 
 import minicnn
 from minicnn import nn
-from minicnn.compress.distill import Distillation
+from minicnn.compress.distill import CachedTeacher, Distillation
 from minicnn.compress.model_file import load_trained, read_trained, save_trained
 from minicnn.compress.recipe import Distill, Recipe
 from minicnn.compress.report import measure, write_reports
@@ -26,7 +26,14 @@ from minicnn.nn.module import Module
 from minicnn.training.checkpoint import Checkpoint, differences, load_checkpoint
 from minicnn.training.errors import CheckpointError
 from minicnn.training.metrics import History
-from minicnn.training.options import load_images, make_loader, make_model, make_optimizer, make_scheduler
+from minicnn.training.options import (
+    Images,
+    load_images,
+    make_loader,
+    make_model,
+    make_optimizer,
+    make_scheduler,
+)
 from minicnn.training.trainer import fit
 
 
@@ -86,7 +93,7 @@ def run_recipe(
             model,
             loader,
             optimizer=optimizer,
-            loss=_loss(recipe, images.facts),
+            loss=_loss(recipe, images),
             epochs=recipe.epochs,
             validation=DataLoader(images.watched, 250),
             validation_name=images.watched_name,
@@ -152,15 +159,19 @@ def _begin_with(path: str | os.PathLike[str], model: Module, configuration: dict
     model.load_state_dict(values)
 
 
-def _loss(recipe: Recipe, facts: dict[str, Any]) -> Callable[..., Any]:
-    """Cross-entropy, or what a teacher of the same images and classes says."""
+def _loss(recipe: Recipe, images: Images) -> Callable[..., Any]:
+    """Cross-entropy, or what a teacher of the same images and classes says.
+
+    Images that are never augmented are shown to the teacher once.
+    """
     loss = functools.partial(nn.functional.cross_entropy, label_smoothing=recipe.label_smoothing)
     teachers = [step for step in recipe.steps if isinstance(step, Distill)]
     if not teachers:
         return loss
     step = teachers[0]
     teacher, theirs = load_trained(step.teacher)
-    different = differences("", {key: theirs[key] for key in facts}, facts)
+    different = differences("", {key: theirs[key] for key in images.facts}, images.facts)
     if different:
         raise CheckpointError(f"teacher {step.teacher}: knows other data: {'; '.join(different)}")
-    return Distillation(teacher, temperature=step.temperature, alpha=step.alpha, hard=loss)
+    answering = teacher if recipe.augment else CachedTeacher(teacher, DataLoader(images.train, 250))
+    return Distillation(answering, temperature=step.temperature, alpha=step.alpha, hard=loss)
