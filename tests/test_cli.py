@@ -311,10 +311,7 @@ def test_info_as_text_and_json(capsys):
         (["train", "--threads", "4096"], "4096 threads asked for"),
         (["train", "--checkpoint-every", "often", "--limit", "10"], "expected '1 epoch', '200 batches'"),
         (["train", "extra"], "unexpected argument 'extra'"),
-        (
-            ["trian"],
-            "search, evaluate, predict, deploy, run, verify, inspect, info; did you mean train?",
-        ),
+        (["trian"], "info; did you mean train?"),
         ([], "required"),
         (["evaluate", "nowhere.npz"], "there is no such file"),
         (["predict", "nowhere.npz", "a.png"], "there is no such file"),

@@ -13,6 +13,7 @@ import minicnn
 from minicnn import compress, data, models, nn
 from minicnn.compress.report import measure, pareto, pick, write_reports
 from minicnn.compress.report.markdown import markdown, markdown_table
+from minicnn.compress.report.tables import page
 
 
 @pytest.fixture
@@ -123,10 +124,32 @@ def test_the_best_within_limits():
     assert pick(RESULTS, bytes=500) == "pruned"
     assert pick(RESULTS, bytes=60) == "tiny"
     assert pick(RESULTS, best="bytes", accuracy=0.915) == "pruned"
-    with pytest.raises(ValueError, match=r"no result is within bytes 10 \(best 50\)"):
-        pick(RESULTS, bytes=10)
+    assert pick({"big": {"accuracy": 0.9, "bytes": 9}, "small": {"accuracy": 0.9, "bytes": 5}}) == "small"
     with pytest.raises(ValueError, match="no 'byte'; expected one of accuracy, bytes"):
         pick(RESULTS, byte=10)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"bytes": 10}, r"within bytes of at most 10; bytes binds: the nearest is tiny with 50$"),
+        (
+            {"bytes": 110, "accuracy": 0.95},
+            r"accuracy of at least 0.95; accuracy binds: the nearest is pruned with 0.93$",
+        ),
+        (
+            {"bytes": 60, "accuracy": 0.915},
+            r"bytes binds: the nearest is pruned with 100; or accuracy binds: the nearest is tiny with 0.9$",
+        ),
+        (
+            {"bytes": 10, "accuracy": 0.95},
+            r"several limits bind at once; .* 50 bytes \(tiny\), 0.93 accuracy",
+        ),
+    ],
+)
+def test_what_binds_is_said(limits, message):
+    with pytest.raises(ValueError, match=message):
+        pick(RESULTS, **limits)
 
 
 @pytest.fixture
@@ -206,7 +229,7 @@ def test_without_matplotlib_the_page_says_so(report, tmp_path, monkeypatch):
 
 
 def test_markdown_tells_what_changed(report):
-    text = markdown(report)
+    text = markdown(page(report))
     total = report["after"]["total"]
     words = " ".join(text.split())
     assert f"not zero | {report['before']['total']['nonzeros']:,} | {total['nonzeros']:,} |" in words

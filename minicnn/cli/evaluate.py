@@ -8,7 +8,7 @@ from typing import Any
 
 import minicnn
 from minicnn import data
-from minicnn.cli.report import class_table, per_class
+from minicnn.cli.report import class_table
 from minicnn.compress.model_file import load_trained
 from minicnn.training.evaluate import evaluate
 from minicnn.training.options import load_data
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     result = evaluate(minicnn.compile(model), data.DataLoader(test, options.batch_size))
     if options.json:
         numbers: dict[str, Any] = {"images": result.images, "loss": result.loss, "accuracy": result.accuracy}
-        numbers |= {"per_class_accuracy": per_class(result, names), "confusion": result.counts.tolist()}
+        numbers |= {"per_class_accuracy": result.by_class(names), "confusion": result.counts.tolist()}
         print(json.dumps(numbers))
     else:
         print(class_table(result, names))

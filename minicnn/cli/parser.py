@@ -17,6 +17,7 @@ from minicnn.training.options import (
     DEFAULTS,
     FRACTION,
     OPTIMIZERS,
+    POSITIVE,
     RANGES,
     SCHEDULES,
     Range,
@@ -89,6 +90,7 @@ def make_parser() -> Parser:
     _add_run(commands)
     _add_verify(commands)
     _add_inspect(commands)
+    _add_pick(commands)
     info = commands.add_parser("info", help="versions, threads, vector width, back ends, cache")
     info.add_argument("--json", action="store_true", help="as JSON")
     for command in commands.choices.values():
@@ -310,3 +312,26 @@ def _add_inspect(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="what is in a deployed model: layers, arrays, bits, bytes")
     inspect.add_argument("file", metavar="FILE.mcnn")
     inspect.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_pick(commands: Any) -> None:
+    pick = commands.add_parser(
+        "pick",
+        help="compare deployed files by the reports in them, and pick one within limits",
+        description="Compare .mcnn files by the reports they carry, and print the one to take, the most\n"
+        "accurate within the limits. Latency is that of one image, where the file was measured.",
+    )
+    pick.add_argument("files", nargs="*", default=["."], metavar="FILE|DIR", help="(default: this folder)")
+    pick.add_argument("--max-bytes", type=_COUNT, metavar="N", help="of the file")
+    pick.add_argument(
+        "--max-latency", type=_number(POSITIVE), metavar="MS", help="milliseconds for one image"
+    )
+    pick.add_argument("--min-accuracy", type=_number(FRACTION), metavar="X", help="such as 0.92")
+    pick.add_argument(
+        "--best",
+        choices=("accuracy", "bytes", "macs", "latency_ms", "latency_batch_ms", "memory_mib"),
+        default="accuracy",
+        metavar="NAME",
+        help="what to choose by: accuracy (default), bytes, macs, latency_ms, latency_batch_ms or memory_mib",
+    )
+    pick.add_argument("--json", action="store_true", help="as JSON")

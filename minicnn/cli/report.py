@@ -47,7 +47,7 @@ def report(
         "test_images": evaluation.images,
         "test_loss": evaluation.loss,
         "test_accuracy": evaluation.accuracy,
-        "per_class_accuracy": per_class(evaluation, names),
+        "per_class_accuracy": evaluation.by_class(names),
         "training_seconds": sum(history["seconds"]),
         "seconds": seconds,
         "threads": minicnn.get_num_threads(),
@@ -94,12 +94,6 @@ def report(
 
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
-def per_class(evaluation: Evaluation, names: Sequence[str]) -> dict[str, float | None]:
-    """Accuracy by class name, None for classes without images."""
-    shares = evaluation.per_class.tolist()
-    return {name: None if share != share else share for name, share in zip(names, shares, strict=True)}
 
 
 def history_table(history: History, watched: str) -> str:

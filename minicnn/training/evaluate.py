@@ -16,9 +16,14 @@ from minicnn.training.metrics import Evaluation, Means, confusion_matrix, count_
 
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
-    """Within the block the model is in eval mode and nothing is recorded; its mode is put back after."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Within the block the model is in eval mode and nothing is recorded; its mode is put back after.
+
+    What has no modes, such as a function, is left as it is.
+    """
+    training = []
+    if hasattr(model, "modules"):
+        training = [(module, module.training) for module in model.modules()]
+        model.eval()
     try:
         with minicnn.no_grad():
             yield

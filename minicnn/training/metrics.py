@@ -6,7 +6,7 @@ Everything here is bookkeeping on the host in double precision; nothing is recor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,12 @@ class Evaluation:
         totals = self.counts.sum(axis=1)
         right = np.diagonal(self.counts).astype(np.float64)
         return np.divide(right, totals, out=np.full(len(totals), np.nan), where=totals > 0)
+
+    def by_class(self, names: Sequence[str] | None = None) -> dict[str, float | None]:
+        """`per_class` by name, None for classes without images. names: default their numbers."""
+        shares = self.per_class.tolist()
+        names = names or [str(i) for i in range(len(shares))]
+        return {name: None if share != share else share for name, share in zip(names, shares, strict=True)}
 
 
 class History:

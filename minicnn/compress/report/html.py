@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
-from minicnn.compress.report.tables import Table, tables
+from minicnn.compress.report.tables import Page, Table
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto }
@@ -21,13 +20,13 @@ svg { max-width: 100%; height: auto }
 """
 
 
-def html(report: dict[str, Any], plots: dict[str, str], remark: str = "") -> str:
-    """The whole report. plots: SVG by title. remark: what is to be said where there are none."""
-    name = escape(report["name"])
-    body = [f"<h1>{name}</h1>", f"<p>{escape(report['description'])}</p>" if report["description"] else ""]
-    body.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in report["timeline"]) + "</ul>")
-    totals, *others = tables(report)
-    body.append(_table(totals))
+def html(page: Page, plots: dict[str, str], remark: str = "") -> str:
+    """The whole page; plots stand behind the first table. plots: SVG by title. remark: said behind them."""
+    name = escape(page.name)
+    body = [f"<h1>{name}</h1>", f"<p>{escape(page.description)}</p>" if page.description else ""]
+    body.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in page.lines) + "</ul>")
+    first, *others = page.tables
+    body.append(_table(first))
     body += [f"<h2>{escape(title)}</h2>\n<figure>{svg}</figure>" for title, svg in plots.items()]
     if remark:
         body.append(f'<p class="note">{escape(remark)}</p>')

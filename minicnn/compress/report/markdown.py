@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from minicnn.compress.report.tables import tables
+from minicnn.compress.report.tables import Page
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The whole report (see `write_reports`)."""
-    parts = [f"# {report['name']}", report["description"]]
-    parts.append("\n".join(f"- {line}" for line in report["timeline"]))
-    for table in tables(report):
+def markdown(page: Page) -> str:
+    """The whole page."""
+    parts = [f"# {page.name}", page.description, "\n".join(f"- {line}" for line in page.lines)]
+    for table in page.tables:
         parts += [f"## {table.title}", markdown_table(table.header, table.rows), table.note]
     return "\n\n".join(part for part in parts if part) + "\n"
 

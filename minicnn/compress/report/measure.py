@@ -46,11 +46,7 @@ def measure(model: Module, loader: Any, *, class_names: Any = None) -> dict[str,
     numbers: dict[str, Any] = {"images": evaluation.images, "loss": evaluation.loss}
     if evaluation.confusion is not None:
         numbers["accuracy"] = evaluation.accuracy
-        shares = evaluation.per_class.tolist()
-        names = class_names or [str(i) for i in range(len(shares))]
-        numbers["per_class"] = {
-            name: None if share != share else share for name, share in zip(names, shares, strict=True)
-        }
+        numbers["per_class"] = evaluation.by_class(class_names)
     with inference(model):
         macs = _macs(model, images[:1])
         numbers["layers"] = [_layer(name, layer, macs.get(name, 0)) for name, layer in _owners(model)]

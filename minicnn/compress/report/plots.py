@@ -5,6 +5,7 @@ Made without pyplot, as in `minicnn.training.pictures`. Before is vermilion, aft
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import re
@@ -18,7 +19,7 @@ from minicnn.compress.report.choose import pareto
 from minicnn.compress.report.tables import points
 from minicnn.compress.sensitivity import Sensitivity
 
-_BEFORE, _AFTER, _OTHERS, _INK = "#D55E00", "#0072B2", "#777777", "#222222"
+BEFORE, AFTER, OTHERS, _INK = "#D55E00", "#0072B2", "#777777", "#222222"
 _COLUMNS = 4  # of histograms
 STYLE: Any = {
     "font.size": 10,
@@ -35,7 +36,7 @@ STYLE: Any = {
 def svg_plots(report: dict[str, Any]) -> dict[str, str]:
     """SVG by title. Raises ImportError that names the extra to install if matplotlib is missing."""
     layers = [layer for layer in report["after"]["layers"] if layer["histogram"]]
-    plots: dict[str, tuple[Callable[[Any, Any], None], tuple[float, float]]] = {
+    plots: dict[str, tuple[Callable[..., None], tuple[float, float]]] = {
         "Bytes by layer": (_bytes, (9, 3.2)),
         "Weights, zeros left out": (_histograms, (9, 2.2 * -(-len(layers) // _COLUMNS))),
     }
@@ -43,14 +44,18 @@ def svg_plots(report: dict[str, Any]) -> dict[str, str]:
         plots["Accuracy by class"] = (_classes, (9, 3.2))
     if len(points(report)) > 1:
         plots["Accuracy against size"] = (_pareto, (9, 4))
-    return {title: _svg(draw, size, report, title) for title, (draw, size) in plots.items()}
+    return {
+        title: as_svg(functools.partial(draw, report=report), size, title)
+        for title, (draw, size) in plots.items()
+    }
 
 
-def _svg(draw: Callable[[Any, Any], None], size: tuple[float, float], report: Any, title: str) -> str:
+def as_svg(draw: Callable[[Any], None], size: tuple[float, float], title: str) -> str:
+    """What draw(figure) draws, as SVG without anything from outside. size: inches. Raises ImportError."""
     figure_class, context = matplotlib_figure()
     with context(STYLE | {"svg.hashsalt": title}):  # so that no two plots of a page have ids in common
         figure = figure_class(figsize=size, layout="constrained")
-        draw(figure, report)
+        draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -72,11 +77,17 @@ def matplotlib_figure() -> tuple[Any, Any]:
     return Figure, matplotlib.rc_context
 
 
-def _bars(figure: Any, names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> Any:
+def bars(
+    figure: Any,
+    names: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    labels: tuple[str, str] = ("before", "after"),
+) -> Any:
     """Two bars for each name. Gives the axes."""
     axes, places = figure.subplots(), np.arange(len(names))
-    axes.bar(places - 0.2, before, 0.38, color=_BEFORE, label="before")
-    axes.bar(places + 0.2, after, 0.38, color=_AFTER, label="after")
+    axes.bar(places - 0.2, before, 0.38, color=BEFORE, label=labels[0])
+    axes.bar(places + 0.2, after, 0.38, color=AFTER, label=labels[1])
     axes.set_xticks(places, names, rotation=30, ha="right")
     axes.legend()
     return axes
@@ -85,16 +96,16 @@ def _bars(figure: Any, names: Sequence[str], before: Sequence[float], after: Seq
 def _bytes(figure: Any, report: dict[str, Any]) -> None:
     after = {layer["name"]: layer["bytes"] for layer in report["after"]["layers"]}
     before = {layer["name"]: layer["bytes"] for layer in report["before"]["layers"]}
-    axes = _bars(figure, list(after), [before.get(name, 0) for name in after], list(after.values()))
+    axes = bars(figure, list(after), [before.get(name, 0) for name in after], list(after.values()))
     axes.set_yscale("log")
     axes.set_ylabel("computed bytes")
 
 
 def _classes(figure: Any, report: dict[str, Any]) -> None:
     after, before = report["after"]["per_class"], report["before"]["per_class"]
-    shares = [[100 * (numbers[name] or 0) for name in after] for numbers in (before, after)]
-    axes = _bars(figure, list(after), *shares)
-    axes.set_ylim(max(0, min(map(min, shares)) - 10), 100)
+    old, new = ([100 * (numbers[name] or 0) for name in after] for numbers in (before, after))
+    axes = bars(figure, list(after), old, new)
+    axes.set_ylim(max(0, min(*old, *new) - 10), 100)
     axes.set_ylabel("accuracy, %")
 
 
@@ -107,8 +118,8 @@ def _histograms(figure: Any, report: dict[str, Any]) -> None:
         axes.set_axis_off()
     for axes, layer in zip(grid.flat, layers, strict=False):
         if before.get(layer["name"]):
-            axes.stairs(*_steps(before[layer["name"]]), color=_BEFORE, fill=True, alpha=0.4)
-        axes.stairs(*_steps(layer["histogram"]), color=_AFTER)
+            axes.stairs(*_steps(before[layer["name"]]), color=BEFORE, fill=True, alpha=0.4)
+        axes.stairs(*_steps(layer["histogram"]), color=AFTER)
         axes.set_title(layer["name"], fontsize=10, loc="left")
         axes.set_yticks([])
         axes.tick_params(labelsize=8)
@@ -122,23 +133,25 @@ def _steps(histogram: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pareto(figure: Any, report: dict[str, Any]) -> None:
-    plot_pareto(figure, points(report))
+    plot_pareto(figure, points(report), label="computed bytes")
 
 
-def plot_pareto(figure: Any, results: Mapping[str, Mapping[str, Any]], x: str = "bytes") -> None:
-    """Accuracy against `x` (logarithmic); the results that no other beats are joined by a line."""
+def plot_pareto(
+    figure: Any, results: Mapping[str, Mapping[str, Any]], x: str = "bytes", label: str = ""
+) -> None:
+    """Accuracy against `x` (logarithmic), called `label`; a line joins the results that no other beats."""
     axes = figure.subplots()
     front = sorted(pareto(results, ("accuracy", x)), key=lambda name: results[name][x])
     axes.plot(
         [results[name][x] for name in front],
         [100 * results[name]["accuracy"] for name in front],
-        color=_AFTER,
+        color=AFTER,
         drawstyle="steps-post",
         linewidth=1,
         alpha=0.6,
     )
     for name, numbers in results.items():
-        color = _AFTER if name in front else _OTHERS
+        color = AFTER if name in front else OTHERS
         axes.plot(numbers[x], 100 * numbers["accuracy"], "o", color=color, markersize=6)
         axes.annotate(
             name,
@@ -148,7 +161,7 @@ def plot_pareto(figure: Any, results: Mapping[str, Mapping[str, Any]], x: str = 
             fontsize=9,
         )
     axes.set_xscale("log")
-    axes.set_xlabel("computed bytes" if x == "bytes" else x.replace("_", " "))
+    axes.set_xlabel(label or x)
     axes.set_ylabel("accuracy, %")
     axes.margins(x=0.15, y=0.1)
 
@@ -159,7 +172,7 @@ def save_sensitivity(path: Path, found: Sensitivity) -> None:
     with context(STYLE):
         figure = figure_class(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
-        axes.axhline(100 * found.baseline, color=_OTHERS, linewidth=1, linestyle=":", label="nothing pruned")
+        axes.axhline(100 * found.baseline, color=OTHERS, linewidth=1, linestyle=":", label="nothing pruned")
         names = list(dict.fromkeys(row.layer for row in found.rows))
         for name, marker in zip(names, itertools.cycle("osD^vP*X<>")):  # told apart without colours, too
             rows = [row for row in found.rows if row.layer == name]

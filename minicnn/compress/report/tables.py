@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from minicnn.compress.report.choose import pareto
@@ -20,6 +20,20 @@ class Table(NamedTuple):
     header: list[str]
     rows: list[list[str]]
     note: str = ""
+
+
+class Page(NamedTuple):
+    """What a report shows, whatever it is shown as: a name, a sentence, a list of lines, tables."""
+
+    name: str
+    description: str
+    lines: Sequence[str]
+    tables: Sequence[Table]
+
+
+def page(report: dict[str, Any]) -> Page:
+    """What the report of a compression shows (see `write_reports`)."""
+    return Page(report["name"], report["description"], report["timeline"], list(tables(report)))
 
 
 def tables(report: dict[str, Any]) -> Iterator[Table]:
