@@ -2,6 +2,7 @@
 
     python -m bench.experiments fashion                   every compression of W2 on Fashion-MNIST, 3 seeds
     python -m bench.experiments lenet --data DIR          LeNet-300-100 and LeNet-5 pruned 12 times and more
+    python -m bench.experiments deep-compression --data DIR   both as files 40 times smaller and more
     python -m bench.experiments lottery --data DIR        lottery tickets in LeNet-300-100
     python -m bench.experiments hinton --data DIR         a student with and without its teacher
     python -m bench.experiments binary --data DIR         a network of signs

@@ -7,11 +7,18 @@ import sys
 from pathlib import Path
 
 import bench.experiments
-from bench.experiments import binary, fashion, hinton, lenet, lottery
+from bench.experiments import binary, deep_compression, fashion, hinton, lenet, lottery
 from bench.experiments.record import FOLDER, Record
 from bench.experiments.rows import Options
 
-_EXPERIMENTS = {"fashion": fashion, "lenet": lenet, "lottery": lottery, "hinton": hinton, "binary": binary}
+_EXPERIMENTS = {
+    "fashion": fashion,
+    "lenet": lenet,
+    "deep-compression": deep_compression,
+    "lottery": lottery,
+    "hinton": hinton,
+    "binary": binary,
+}
 
 
 def main() -> None:

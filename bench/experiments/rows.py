@@ -70,15 +70,15 @@ def _run(row: Row, seed: int, known: dict[str, Row], record: Record, options: Op
     if options.quick:
         recipe = replace(recipe, limit=400)
     if row.teacher:
-        teacher = str(_model(known[row.teacher], seed, known, record, options))
+        teacher = str(model_of(known[row.teacher], seed, known, record, options))
         steps = [
             replace(step, teacher=teacher) if isinstance(step, Distill) else step for step in recipe.steps
         ]
         recipe = replace(recipe, steps=tuple(steps))
-    base = _model(known[row.base], seed, known, record, options) if row.base else None
+    base = model_of(known[row.base], seed, known, record, options) if row.base else None
     print(f"seed {seed}: {row.name}", flush=True)
     began = time.perf_counter()
-    report = run_recipe(recipe, _folder(row, seed, options), checkpoint=base, resume=True, progress=False)
+    report = run_recipe(recipe, folder_of(row, seed, options), checkpoint=base, resume=True, progress=False)
     tested = report["held_out"] if options.held_out else report["after"]
     numbers = {key: tested[key] for key in ("accuracy", "loss", "images")}
     numbers |= {"total": report["after"]["total"], "seconds": round(time.perf_counter() - began, 1)}
@@ -87,15 +87,16 @@ def _run(row: Row, seed: int, known: dict[str, Row], record: Record, options: Op
         record.add(row.name, seed, numbers | {"recipe": _digest(row)})
 
 
-def _model(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> Path:
+def model_of(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> Path:
     """The model file of a row, which is run (again, if its file is gone)."""
-    path = _folder(row, seed, options) / "model.npz"
+    path = folder_of(row, seed, options) / "model.npz"
     if not path.exists():
         _run(row, seed, known, record, options)
     return path
 
 
-def _folder(row: Row, seed: int, options: Options) -> Path:
+def folder_of(row: Row, seed: int, options: Options) -> Path:
+    """Where the model and the reports of a row lie."""
     return options.work / f"{row.name.replace(' ', '-').replace('%', '')}-{_digest(row)}" / f"seed-{seed}"
 
 
@@ -156,5 +157,5 @@ def save_picture(record: Record, path: Path) -> None:
     }
     with context(STYLE):
         figure = figure_class(figsize=(9, 5), layout="constrained")
-        plot_pareto(figure, points)
+        plot_pareto(figure, points, label="computed bytes")
         figure.savefig(path, dpi=120, facecolor="white")
