@@ -32,8 +32,8 @@ class Program:
         slots = {value: Slot(i) for i, value in enumerate(values)}
         self._row = (
             [_call(node, slots) for node in nodes],
-            [slots[value].index for value in inputs],
-            [slots[value].index for value in outputs],
+            [slots[value].number for value in inputs],
+            [slots[value].number for value in outputs],
         )
         self._made: dict[tuple[Any, str], Any] = {}
 
@@ -111,7 +111,7 @@ def _call(node: Node, slots: dict[Value, Slot]) -> IntegerCall:
         return slots[x] if x in slots else host_array(x)
 
     arguments = tuple(map(argument, node.inputs))
-    result = slots[node.output].index
+    result = slots[node.output].number
     if issubclass(node.op, IntegerOp):
         return IntegerCall(node.op.kernel, (*arguments, *node.options.values()), result)
     if node.op is Cat:
