@@ -10,10 +10,11 @@ from test_channels import prune_filters
 from test_quantize_models import SHAPES, make
 
 import minicnn
-from minicnn import data, deploy, models, nn
+from minicnn import data, deploy, models, nn, optim
 from minicnn.compress import fold_batch_norm, quantize
 from minicnn.deploy.container import read, write
 from minicnn.deploy.verify import verify
+from minicnn.nn import functional as F
 
 
 def batches(x, size=4):
@@ -121,3 +122,58 @@ def test_labelled_batches_are_taken(deployed):
     assert found.equal
     assert dataclasses.asdict(found)["routes"][0]["images"] == 6
     assert minicnn.is_grad_enabled()
+
+
+class Mixed(nn.Module):
+    """A residual block, branches that are joined, average pooling inside and at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.first = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16))
+        self.narrow, self.wide = nn.Conv2d(16, 8, 1), nn.Conv2d(16, 8, 5, padding=2)
+        self.average = nn.AvgPool2d(3, stride=1, padding=1)
+        self.last = nn.Conv2d(32, 32, 3, stride=2, padding=1)
+        self.pool, self.fc = nn.GlobalAvgPool(), nn.Linear(32, 10)
+
+    def forward(self, images):
+        x = self.stem(images)
+        x = F.relu(self.second(self.first(x)) + x)
+        x = minicnn.cat([F.relu(self.narrow(x)), F.relu(self.wide(x)), self.average(x)], 1)
+        return self.fc(self.pool(F.relu(self.last(x))))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Both nets after some hundred steps on Fashion-MNIST, as state dicts."""
+    states = {}
+    train = data.FashionMNIST(train=True, transform=data.Normalize(0.286, 0.353))
+    for name, build in (("W2", models.SimpleCNN), ("mixed", Mixed)):
+        minicnn.manual_seed(0)
+        model = build()
+        loader = data.DataLoader(data.Subset(train, range(12_800)), 64, shuffle=True)
+        optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        minicnn.fit(model, loader, optimizer=optimizer, epochs=1, progress=False)
+        states[name] = build, model.state_dict()
+    return states
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["W2", "mixed"])
+@pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_ten_thousand_of_ten_thousand_images_to_the_bit(trained, name, per_channel, bits, tmp_path):
+    """Fashion-MNIST's test images, every value of every layer, the reference and every route."""
+    build, state = trained[name]
+    model = build()
+    model.load_state_dict(state)
+    normalize = data.Normalize(0.286, 0.353)
+    calibration = data.DataLoader(data.Subset(data.FashionMNIST(transform=normalize), range(1000)), 250)
+    quantize(model.eval(), calibration, bits=bits, per_channel=per_channel)
+    deploy.save(model, tmp_path / "a.mcnn", np.zeros((1, 1, 28, 28), np.float32))
+    test = data.DataLoader(data.FashionMNIST(train=False, transform=normalize), 250)
+    found = verify(model, tmp_path / "a.mcnn", test)
+    print(name, bits, per_channel, *found.routes, sep="\n")
+    assert found.exact
+    assert [route.equal for route in found.routes] == [10_000] * len(found.routes)

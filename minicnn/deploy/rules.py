@@ -375,6 +375,9 @@ def _per_channel(node: Node) -> int:
     for parameter in node.inputs[1:]:
         _like(x, parameter, "a parameter", x.shape[1:2])
     _number_option(node, "eps")
+    variance = host_array(node.inputs[4]) if node.inputs[4].kind == "constant" else np.ones(())
+    if not (variance >= 0).all() or not node.options["eps"] > 0:
+        raise _Breach("expected variances of at least 0 and a positive eps")
     return x.size
 
 
