@@ -2,7 +2,7 @@
 
 Written from the Graph of fake-quantized ops that a file holds, not from the integer ops that run:
 convolutions are QLinearConv with the model's own scales, dense layers QLinearConv of 1x1 images, the last of
-them MatMulInteger, additions and concatenations DequantizeLinear, the op in floats, QuantizeLinear. An average
+them MatMulInteger, additions and concatenations DequantizeLinear, the op in floats, QuantizeLinear. Average
 pooling is, by our rule, a depthwise QLinearConv whose weights are 1 and whose scale is 1 / divisor.
 """
 
