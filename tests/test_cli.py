@@ -430,6 +430,7 @@ def test_interrupted_is_a_keyboard_interrupt():
         ["run"],
         ["verify"],
         ["inspect"],
+        ["pick"],
         ["info"],
     ],
 )

@@ -58,10 +58,43 @@ def test_a_compressed_model_is_deployed_verified_and_run(trained, tmp_path, pict
     assert ours["classes"] == pytest.approx(theirs["classes"])
 
 
+def test_a_deployed_file_carries_what_it_costs_and_pick_reads_it(trained, tmp_path, capsys):
+    model, dense = str(trained / "small" / "model.npz"), str(trained / "run" / "checkpoint.npz")
+    file = tmp_path / "small.mcnn"
+    assert main(["deploy", "--checkpoint", model, "--output", str(file), "--before", dense]) == 0
+    said = capsys.readouterr().out
+    assert "peak MiB" in said
+    report = json.loads((tmp_path / "small.report.json").read_text())
+    assert report["file"]["bytes"] == file.stat().st_size
+    assert report["before"]["bytes"] > report["file"]["bytes"]
+    assert report["damage"]["images"] == report["file"]["images"] == 20
+    assert (tmp_path / "small.report.html").exists()
+    stored = deploy.load(file).about["report"]
+    assert stored == {key: value for key, value in report["file"].items() if key != "bytes"}
+    assert main(["pick", str(tmp_path), "--json"]) == 0
+    picked = json.loads(capsys.readouterr().out)
+    assert picked["picked"] == str(file)
+    assert picked["files"][str(file)]["latency_ms"] == stored["latency"][0]["median_ms"]
+    assert main(["verify", str(file), "--checkpoint", model]) == 0
+
+
 def test_a_model_of_floats_is_quantized_on_the_way(trained, tmp_path, capsys):
     checkpoint, file = str(trained / "run" / "checkpoint.npz"), str(tmp_path / "w.mcnn")
     assert (
-        main(["deploy", "--checkpoint", checkpoint, "--bits", "8", "--calibration", "20", "--output", file])
+        main(
+            [
+                "deploy",
+                "--checkpoint",
+                checkpoint,
+                "--bits",
+                "8",
+                "--calibration",
+                "20",
+                "--output",
+                file,
+                "--no-report",
+            ]
+        )
         == 0
     )
     assert f"{tmp_path / 'w.npz'}: the model on lattices" in capsys.readouterr().out
@@ -75,7 +108,7 @@ def test_a_model_of_floats_is_quantized_on_the_way(trained, tmp_path, capsys):
 
 def test_without_bits_it_stays_in_floats(trained, tmp_path, capsys):
     checkpoint, file = str(trained / "run" / "checkpoint.npz"), str(tmp_path / "w.mcnn")
-    assert main(["deploy", "--checkpoint", checkpoint, "--output", file, "--no-huffman"]) == 0
+    assert main(["deploy", "--checkpoint", checkpoint, "--output", file, "--no-huffman", "--no-report"]) == 0
     assert "0 of" in capsys.readouterr().out
     assert main(["verify", file, "--checkpoint", checkpoint]) == 0
     assert "up to rounding" in capsys.readouterr().out
@@ -83,7 +116,7 @@ def test_without_bits_it_stays_in_floats(trained, tmp_path, capsys):
 
 def test_inspect_shows_layers_arrays_and_bytes(trained, tmp_path, capsys):
     file, model = str(tmp_path / "small.mcnn"), str(trained / "small" / "model.npz")
-    main(["deploy", "--checkpoint", model, "--output", file])
+    main(["deploy", "--checkpoint", model, "--output", file, "--no-report"])
     capsys.readouterr()
     assert main(["inspect", file]) == 0
     shown = capsys.readouterr().out
@@ -102,7 +135,7 @@ def test_inspect_shows_layers_arrays_and_bytes(trained, tmp_path, capsys):
 
 def test_a_file_that_answers_differently_is_told_with_the_layer(trained, tmp_path, capsys):
     file, model = str(tmp_path / "small.mcnn"), str(trained / "small" / "model.npz")
-    main(["deploy", "--checkpoint", model, "--output", file])
+    main(["deploy", "--checkpoint", model, "--output", file, "--no-report"])
     meta, arrays = read(file)
     name = next(n for n, array in arrays.items() if array.shape == (128, 576))
     arrays[name][:, 100] *= -1
@@ -116,7 +149,7 @@ def test_a_file_that_answers_differently_is_told_with_the_layer(trained, tmp_pat
 
 def test_what_is_wrong_is_told_in_one_line(trained, tmp_path, picture, capsys):
     file, model = str(tmp_path / "small.mcnn"), str(trained / "small" / "model.npz")
-    main(["deploy", "--checkpoint", model, "--output", file])
+    main(["deploy", "--checkpoint", model, "--output", file, "--no-report"])
     capsys.readouterr()
     assert "holds a quantized model already" in error_of(
         capsys, ["deploy", "--checkpoint", model, "--bits", "4"]

@@ -43,8 +43,8 @@ _PLANS = {
         "compressed further": _Plan(0.95, 8, 60, 256, 0.1),
     },
     "lenet-5": {
-        "compressed": _Plan(0.93, 12, 12, 64, 0.02),
-        "compressed further": _Plan(0.97, 12, 12, 64, 0.02),
+        "compressed": _Plan(0.93, 12, 8, 128, 0.03),
+        "compressed further": _Plan(0.97, 12, 8, 128, 0.03),
     },
 }
 

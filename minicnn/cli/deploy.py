@@ -12,7 +12,10 @@ import minicnn
 from minicnn import data, deploy
 from minicnn.compress.model_file import load_trained, save_trained
 from minicnn.compress.quantize import is_quantized, quantize
+from minicnn.compress.report.markdown import markdown_table
 from minicnn.deploy.inspect import contents
+from minicnn.deploy.report import point, save_with_report
+from minicnn.deploy.report.tables import comparison
 from minicnn.training.options import limited, load_data
 
 _ABOUT = ("model", "data", "image_shape", "class_names", "normalize")
@@ -32,8 +35,11 @@ def run(options: argparse.Namespace) -> int:
             trained = output.with_suffix(f".{options.bits}-bits.npz")
         save_trained(model, trained, configuration)
     about = {key: configuration.get(key) for key in _ABOUT}
-    sample = np.zeros((2, *shape), np.float32)
-    deploy.save(model, output, sample, about=about, huffman=not options.no_huffman)
+    if options.no_report:
+        sample = np.zeros((2, *shape), np.float32)
+        deploy.save(model, output, sample, about=about, huffman=not options.no_huffman)
+    else:
+        _save_with_report(model, output, about, configuration, options)
     found = contents(output)
     runs = [layer["runs"] for layer in found["layers"]]
     weights = sum(p.numel() for p in model.parameters())
@@ -46,18 +52,54 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _save_with_report(
+    model: Any,
+    output: Path,
+    about: dict[str, Any],
+    configuration: dict[str, Any],
+    options: argparse.Namespace,
+) -> None:
+    """Write the file with its report, measured on the test images."""
+    test = limited(_images(configuration, options, train=False), options.limit)
+    before = None
+    if options.before is not None:
+        before, theirs = load_trained(options.before)
+        for key in ("image_shape", "class_names", "normalize"):
+            if theirs[key] != configuration[key]:
+                raise ValueError(
+                    f"--before {options.before}: expected a model of the same images, but its {key} is "
+                    f"{theirs[key]}, not {configuration[key]}"
+                )
+    numbers = save_with_report(
+        model,
+        output,
+        data.DataLoader(test, 250),
+        about=about,
+        huffman=not options.no_huffman,
+        before=before,
+    )
+    table = comparison({str(output): point(numbers)}, "")
+    print(markdown_table(table.header[:-1], [row[:-1] for row in table.rows]), end="\n\n")
+
+
+def _images(configuration: dict[str, Any], options: argparse.Namespace, *, train: bool) -> Any:
+    """The images that the model was trained on, or is tested on. Raises ValueError for those of another."""
+    normalize = data.Normalize(**configuration["normalize"])
+    images = load_data(options.data or configuration["data"], train=train, normalize=normalize)
+    if list(images.image_shape) != configuration["image_shape"]:
+        raise ValueError(
+            f"--data: expected images {tuple(configuration['image_shape'])} as the model was trained on, "
+            f"got {images.image_shape}"
+        )
+    return images
+
+
 def _quantize(model: Any, configuration: dict[str, Any], options: argparse.Namespace) -> None:
     """Put a model of floats on lattices, by images that it was trained on."""
     if is_quantized(model):
         raise ValueError(
             f"--bits {options.bits}: {options.checkpoint} holds a quantized model already; leave --bits out"
         )
-    normalize = data.Normalize(**configuration["normalize"])
-    images = load_data(options.data or configuration["data"], train=True, normalize=normalize)
-    if list(images.image_shape) != configuration["image_shape"]:
-        raise ValueError(
-            f"--data: expected images {tuple(configuration['image_shape'])} as the model was trained on, "
-            f"got {images.image_shape}"
-        )
+    images = _images(configuration, options, train=True)
     quantize(model, data.DataLoader(limited(images, options.calibration), 250), bits=options.bits)
     model.eval()

@@ -266,7 +266,9 @@ def _add_deploy(commands: Any) -> None:
         "deploy",
         help="write a model to one file that runs without training code, on integers if it is quantized",
         description="Write a model (a checkpoint, or what `minicnn compress` leaves) to a file FILE.mcnn.\n"
-        "With --bits a model of floats is quantized first; FILE.npz then holds it, to verify with.",
+        "With --bits a model of floats is quantized first; FILE.npz then holds it, to verify with.\n"
+        "What the file costs here is measured and stands in it, for `minicnn pick`, and beside it, in\n"
+        "FILE.report.md, .json and .html.",
     )
     deploy.add_argument("--checkpoint", required=True, metavar="MODEL.npz")
     deploy.add_argument("--output", metavar="FILE.mcnn", help="(default: beside the checkpoint)")
@@ -275,6 +277,10 @@ def _add_deploy(commands: Any) -> None:
     deploy.add_argument("--calibration", type=_COUNT, default=1000, metavar="N",
                         help="training images that ranges are taken from (default 1000)")  # fmt: skip
     deploy.add_argument("--data", metavar="NAME|DIR", help="other data than the model was trained on")
+    deploy.add_argument("--before", metavar="MODEL.npz",
+                        help="the model before compression: the report compares with it")  # fmt: skip
+    deploy.add_argument("--limit", type=_COUNT, metavar="N", help="test images to measure by (default all)")
+    deploy.add_argument("--no-report", action="store_true", help="measure nothing")
     deploy.add_argument("--no-huffman", action="store_true", help="arrays at fixed widths only")
     deploy.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
 
