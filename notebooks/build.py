@@ -1,11 +1,16 @@
 """Make the .ipynb files from their sources, executed: `python notebooks/build.py [NAME ...]`.
 
 The sources are Python files in jupytext's percent format; edit those. Needs the extra `notebooks`.
+Without MINICNN_FAST=1 in the environment it is the long run whose outputs are kept.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import os
 import sys
+import time
 from pathlib import Path
 
 import jupytext
@@ -25,9 +30,27 @@ def executed(source: Path, working_directory: Path) -> nbformat.NotebookNode:
     notebook = jupytext.read(source)
     resources = {"metadata": {"path": str(working_directory)}}
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
-    for cell in notebook.cells:  # when and on which machine it ran is of no interest
-        cell.metadata.pop("execution", None)
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"{source.stem}-{i}"  # not a new one with every run
+        cell.metadata.pop("execution", None)  # when and on which machine it ran is of no interest
+        if cell.cell_type == "code":
+            # What a library says to the terminal (kernels are compiled) is not what the cell is about.
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata.pop("language_info", None)
+    return notebook
+
+
+def smaller(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same with pictures of at most 64 colours, a third of the bytes. Changes it in place."""
+    from PIL import Image
+
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+                buffer = io.BytesIO()
+                picture.convert("RGB").quantize(64).save(buffer, format="png", optimize=True)
+                output.data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
     return notebook
 
 
@@ -36,8 +59,11 @@ def main() -> None:
     wanted = sys.argv[1:]
     for source in sources():
         if not wanted or source.stem in wanted:
-            nbformat.write(executed(source, FOLDER), source.with_suffix(".ipynb"))
-            print(source.with_suffix(".ipynb"))
+            started = time.perf_counter()
+            path = source.with_suffix(".ipynb")
+            nbformat.write(smaller(executed(source, FOLDER)), path)
+            how = "short run" if os.environ.get("MINICNN_FAST") == "1" else "long run"
+            print(f"{path}: {how}, {time.perf_counter() - started:.0f} s, {path.stat().st_size >> 10} KiB")
 
 
 if __name__ == "__main__":
