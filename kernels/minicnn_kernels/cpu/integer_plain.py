@@ -1,6 +1,7 @@
-"""What `integer_tile.py` offers, as ordinary Numba loops: for machines without AVX512-VNNI, and to check it.
+"""Products of integers as ordinary Numba loops, and what follows a sum: for machines without AVX512-VNNI.
 
-The same name, arguments and meaning. `integer_routes.py` chooses between the two.
+`multiply_plain` does what `integer_multiply.multiply` does with the tiles of `integer_tile.py`, from the same
+tables and packed weights. LLVM vectorizes the inner loop over columns; sums live in memory.
 """
 
 from __future__ import annotations
@@ -8,64 +9,60 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn_kernels.cpu.compiler import kernel
-from minicnn_kernels.cpu.pointers import INT_BYTES, floats, load_int, octets
+from minicnn_kernels.cpu.pointers import FLOAT_BYTES, INT_BYTES, floats, load_int, octets
 
-LANES, QUAD = 16, 4
-_INT32_BYTES = 4
-
-
-def make_tile(rows: int, vectors: int, window: int, to_float: bool):
-    """As `integer_tile.make_tile`; units may be any number."""
-    width = vectors * LANES
-
-    @kernel
-    def tile(
-        x, x_offsets, taps, tap_count, steps, weight, bias, factor, y, y_offsets, units, columns, low, high,
-        zero,
-    ):  # fmt: skip
-        any_tile(
-            x, x_offsets, taps, tap_count, steps, weight, bias, factor, y, y_offsets, units, columns, low,
-            high, zero, width, window, to_float,
-        )  # fmt: skip
-
-    return tile
+NARROW, WIDE = 16, 32  # columns of the two kinds of panels of weights
+QUAD = 4
+INT32_BYTES = 4
 
 
 @kernel
-def any_tile(
-    x, x_offsets, taps, tap_count, steps, weight, bias, factor, y, y_offsets, units, columns, low, high, zero,
-    width, window, to_float,
-):  # fmt: skip
-    """The tile of these sizes."""
-    start, factors = counts(bias, width), floats(factor, width)
-    sums, best = np.empty(width, np.int32), np.empty(width, np.int32)
-    for i in range(units):
-        for r in range(i * window, (i + 1) * window):
-            sums[:] = start
-            _add_row(sums, x + load_int(x_offsets + INT_BYTES * r), taps, tap_count, steps, weight)
-            for j in range(width):
-                best[j] = sums[j] if r == i * window else max(best[j], sums[j])
-        place = y + load_int(y_offsets + INT_BYTES * i)
-        if to_float:
-            scale(floats(place, columns), best, factors)
-        else:
-            requantize(octets(place, columns), best, factors, low, high, zero)
+def multiply_plain(step, scratch, count, part, parts):
+    """y = requantized(bias + x * weight), for `count` images; the units of one of `parts`."""
+    window = 4 if step.pool else 1
+    sums, best = np.empty(step.padded, np.int32), np.empty(step.padded, np.int32)
+    low, high = np.float32(step.low), np.float32(step.high)
+    for first in range(0, count, step.images):
+        units = min(step.images, count - first) * step.units
+        for g in range(step.groups):
+            start = counts(step.bias + INT32_BYTES * g * step.padded, step.padded)
+            factors = floats(step.factor + FLOAT_BYTES * g * step.padded, step.padded)
+            x = scratch + step.x + first * step.x_image + g * step.in_group
+            y = scratch + step.y + first * step.y_image
+            y += g * step.out_group * (FLOAT_BYTES if step.to_float else 1)
+            for unit in range(units * part // parts, units * (part + 1) // parts):
+                for r in range(window):
+                    for j in range(sums.size):
+                        sums[j] = start[j]
+                    row = x + load_int(step.x_offsets + INT_BYTES * (unit * window + r))
+                    _add_row(step, sums, row, step.weight + g * step.weight_group)
+                    for j in range(sums.size):
+                        best[j] = sums[j] if r == 0 else max(best[j], sums[j])
+                place = y + load_int(step.y_offsets + INT_BYTES * unit)
+                if step.to_float:
+                    scale(floats(place, step.out_group), best, factors)
+                else:
+                    requantize(octets(place, step.out_group), best, factors, low, high, step.zero)
 
 
 @kernel
-def _add_row(sums, x, taps, tap_count, steps, weight):
-    """sums += one row of x, cut into runs by the taps, times the weights."""
-    width = sums.size
-    for t in range(tap_count):
-        place = x + load_int(taps + INT_BYTES * t)
-        for _ in range(steps):
-            quad, columns = octets(place, QUAD), octets(weight, QUAD * width).view(np.int8)
-            for q in range(QUAD):
-                factor = np.int32(quad[q])
-                for j in range(width):
-                    sums[j] += factor * np.int32(columns[QUAD * j + q])
-            place += QUAD
-            weight += QUAD * width
+def _add_row(step, sums, x, weight):
+    """sums += one row of x, cut into runs by the taps, times the weights, panel after panel."""
+    column = 0
+    while column < sums.size:
+        width = WIDE if not step.to_float and step.out_group - column > NARROW else NARROW
+        panel = sums[column : column + width]
+        for t in range(step.tap_count):
+            place = x + load_int(step.taps + INT_BYTES * t)
+            for _ in range(step.steps):
+                quad, weights = octets(place, QUAD), octets(weight, QUAD * width).view(np.int8)
+                for q in range(QUAD):
+                    factor = np.int32(quad[q])
+                    for j in range(width):
+                        panel[j] += factor * np.int32(weights[QUAD * j + q])
+                place += QUAD
+                weight += QUAD * width
+        column += width
 
 
 @kernel
@@ -88,4 +85,4 @@ def requantize(y, sums, factors, low, high, zero):
 @kernel
 def counts(address, count):
     """`count` int32 at an address, as an array."""
-    return octets(address, _INT32_BYTES * count).view(np.int32)
+    return octets(address, INT32_BYTES * count).view(np.int32)

@@ -24,6 +24,7 @@ from minicnn_kernels.windows import conv_output_size, pool_output_size
 _SCRATCH = 1 << 19  # bytes of values in a task: half of a second-level cache of 1 MiB
 _LARGEST_GROUP = 16  # images: the weights of dense layers are read once for so many
 _ROWS_PER_PANEL = 256  # images are treated together until a panel of weights meets so many rows
+_SHARED = 1 << 19  # products: 3 us, or twice as much while weights come from far; to wake a thread takes 1
 _FUSED_POOL = ((2, 2), (2, 2))
 
 Steps = list[tuple[Any, int]]  # each with the number of the array from outside that it uses, or 0
@@ -57,14 +58,10 @@ def make_plan(
     inputs: Sequence[int],
     outputs: Sequence[int],
     arrays: Sequence[np.ndarray],
-    plain: bool,
 ) -> Plan | None:
-    """The plan for arrays like these, of any number of images; None if some call has no step.
-
-    plain: products in ordinary loops.
-    """
+    """The plan for arrays like these, of any number of images; None if some call has no step."""
     try:
-        return _Planner(inputs, arrays, plain).plan(calls, outputs)
+        return _Planner(inputs, arrays).plan(calls, outputs)
     except Unservable:
         return None
 
@@ -72,10 +69,9 @@ def make_plan(
 class _Planner:
     """What is known while a plan is made. `now` is the call that is looked at."""
 
-    def __init__(self, inputs: Sequence[int], arrays: Sequence[np.ndarray], plain: bool) -> None:
+    def __init__(self, inputs: Sequence[int], arrays: Sequence[np.ndarray]) -> None:
         self.outside = {number: i for i, number in enumerate(inputs)}
         self.arrays = dict(zip(inputs, arrays, strict=True))
-        self.plain = plain
         self.values: dict[int, Value] = {}
         self.flat: set[int] = set()  # numbers of values that stand for rows (C H W)
         self.made: list[Value] = []
@@ -339,10 +335,10 @@ class _Planner:
             out_group=y.channels // groups,
             pool=pool,
             to_float=to_float,
-            plain=self.plain,
             low=limits[0],
             high=limits[1],
             zero=limits[2],
+            shared=len(x_offsets) * weight.size >= _SHARED,
         )
 
     def _depthwise(

@@ -1,7 +1,8 @@
 """A program at work: groups of images, each taken through all steps in scratch that stays in the cache.
 
-The program is one table of int64, a line per step: its kind, then the fields of its tuple. Groups are the
-tasks of one parallel loop; a single group runs without threads being woken.
+The program is one table of int64, a line per step: its kind, the array from outside that it uses, then the
+fields of its tuple. Groups are the tasks of one parallel loop. Where there are fewer images than threads, the
+threads share the products of one group; where no thread is to be woken, a group runs by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from minicnn_kernels.cpu import integer_steps as steps
 from minicnn_kernels.cpu.compiler import kernel
 from minicnn_kernels.cpu.integer_multiply import Multiply, MultiplyChannels, multiply, multiply_channels
+from minicnn_kernels.cpu.integer_plain import multiply_plain
 from minicnn_kernels.cpu.integer_steps import Add, Border, Load, Lookup, Place, Pool, Quantize, Store
 from minicnn_kernels.cpu.pointers import INT_BYTES, integers
 
@@ -36,41 +38,84 @@ def table(program: Sequence[tuple[Any, int]]) -> np.ndarray:
     return lines
 
 
-@kernel
-def run_group(program, length, arrays, scratch, first, count):
-    """All steps for `count` images from `first` on. program, arrays, scratch: addresses."""
-    for i in range(length):
-        line = integers(program + INT_BYTES * WORDS * i, WORDS)
-        kind, words = line[0], line[2:]
-        outside = integers(arrays + INT_BYTES * OUTSIDE * line[1], OUTSIDE)
-        start = outside[0] + first * outside[1]
-        strides = outside[1], outside[2], outside[3], outside[4]
-        if kind == MULTIPLY:
-            multiply(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count)
-        elif kind == BORDER:
-            steps.border(Border(*to_fixed_tuple(words, _BORDER)), scratch, count)
-        elif kind == QUANTIZE:
-            steps.quantize(Quantize(*to_fixed_tuple(words, _QUANTIZE)), scratch, count, start, strides)
-        elif kind == LOAD:
-            steps.load(Load(*to_fixed_tuple(words, _LOAD)), scratch, count, start, strides)
-        elif kind == STORE:
-            steps.store(Store(*to_fixed_tuple(words, _STORE)), scratch, count, start)
-        elif kind == MULTIPLY_CHANNELS:
-            multiply_channels(MultiplyChannels(*to_fixed_tuple(words, _CHANNELS)), scratch, count)
-        elif kind == POOL:
-            steps.pool(Pool(*to_fixed_tuple(words, _POOL)), scratch, count)
-        elif kind == ADD:
-            steps.add(Add(*to_fixed_tuple(words, _ADD)), scratch, count)
-        elif kind == LOOKUP:
-            steps.lookup(Lookup(*to_fixed_tuple(words, _LOOKUP)), scratch, count)
-        elif kind == PLACE:
-            steps.place(Place(*to_fixed_tuple(words, _PLACE)), scratch, count)
-
-
 @kernel(parallel=True)
-def run_groups(program, length, arrays, scratch, scratch_bytes, images, group):
-    """All steps for all images, `group` of them in a task; every thread has its own scratch."""
-    for task in prange((images + group - 1) // group):
-        first = np.intp(task) * group
-        place = scratch + np.intp(get_thread_id()) * scratch_bytes
-        run_group(program, length, arrays, place, first, min(group, images - first))
+def run(program, length, arrays, scratch, scratch_bytes, images, group, parts):
+    """All steps for all images. program, arrays, scratch: addresses; scratch_bytes: of one thread.
+
+    parts 0: `group` images are a task, and every thread has its own scratch. parts 1: all images are one
+    group, and no thread is woken. Else they are one group, and so many threads share each large product.
+    """
+    if parts == 0:
+        for task in prange((images + group - 1) // group):
+            first = np.intp(task) * group
+            place = scratch + np.intp(get_thread_id()) * scratch_bytes
+            count = min(group, images - first)
+            for i in range(length):
+                _run_step(program + INT_BYTES * WORDS * i, arrays, place, first, count)
+        return
+    for i in range(length):
+        line = program + INT_BYTES * WORDS * i
+        if parts > 1 and _is_shared(line):
+            for part in prange(parts):
+                _multiply_part(line, scratch, images, np.intp(part), parts)
+        else:
+            _run_step(line, arrays, scratch, 0, images)
+
+
+@kernel
+def _run_step(program_line, arrays, scratch, first, count):
+    """One step for `count` images from `first` on."""
+    line = integers(program_line, WORDS)
+    kind, words = line[0], line[2:]
+    array = integers(arrays + INT_BYTES * OUTSIDE * line[1], OUTSIDE)
+    start = array[0] + first * array[1]
+    strides = array[1], array[2], array[3], array[4]
+    if kind == MULTIPLY:
+        multiply(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, 0, 1)
+    elif kind == BORDER:
+        steps.border(Border(*to_fixed_tuple(words, _BORDER)), scratch, count)
+    elif kind == QUANTIZE:
+        steps.quantize(Quantize(*to_fixed_tuple(words, _QUANTIZE)), scratch, count, start, strides)
+    elif kind == LOAD:
+        steps.load(Load(*to_fixed_tuple(words, _LOAD)), scratch, count, start, strides)
+    elif kind == STORE:
+        steps.store(Store(*to_fixed_tuple(words, _STORE)), scratch, count, start)
+    elif kind == MULTIPLY_CHANNELS:
+        multiply_channels(MultiplyChannels(*to_fixed_tuple(words, _CHANNELS)), scratch, count)
+    elif kind == POOL:
+        steps.pool(Pool(*to_fixed_tuple(words, _POOL)), scratch, count)
+    elif kind == ADD:
+        steps.add(Add(*to_fixed_tuple(words, _ADD)), scratch, count)
+    elif kind == LOOKUP:
+        steps.lookup(Lookup(*to_fixed_tuple(words, _LOOKUP)), scratch, count)
+    elif kind == PLACE:
+        steps.place(Place(*to_fixed_tuple(words, _PLACE)), scratch, count)
+
+
+@kernel
+def _is_shared(line):
+    words = integers(line, WORDS)
+    return words[0] == MULTIPLY and Multiply(*to_fixed_tuple(words[2:], _MULTIPLY)).shared != 0
+
+
+@kernel
+def _multiply_part(line, scratch, count, part, parts):
+    words = integers(line, WORDS)[2:]
+    multiply(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, part, parts)
+
+
+def run_plain(lines: np.ndarray, arrays: int, scratch: int, images: int) -> None:
+    """All steps for one group of images, products in ordinary loops."""
+    start = lines.ctypes.data
+    for i, line in enumerate(lines):
+        place = start + INT_BYTES * WORDS * i
+        if line[0] == MULTIPLY:
+            _multiply_plain(place, scratch, images)
+        else:
+            run(place, 1, arrays, scratch, 0, images, images, 1)
+
+
+@kernel
+def _multiply_plain(line, scratch, count):
+    words = integers(line, WORDS)[2:]
+    multiply_plain(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, 0, 1)

@@ -43,26 +43,28 @@ def quantize(step, scratch, count, x, strides):
     of_image, of_channel, of_row, of_column = strides
     factor = floats(step.scale, 1)[0]
     low, high = np.float32(step.low), np.float32(step.high)
-    channels_last = of_channel == FLOAT_BYTES and of_column == FLOAT_BYTES * step.channels
+    channels = step.channels
+    together = of_column == FLOAT_BYTES * channels and (channels == 1 or of_channel == FLOAT_BYTES)
+    line = octets(scratch + step.line, step.width)
     for image in range(count):
         for i in range(step.height):
             source = x + image * of_image + i * of_row
-            row = octets(scratch + step.y + image * step.y_image + i * step.y_row, step.width * step.channels)
-            if channels_last:
+            row = octets(scratch + step.y + image * step.y_image + i * step.y_row, step.width * channels)
+            if together:
                 _quantize_row(row, floats(source, row.size), factor, low, high, step.zero)
                 continue
-            for c in range(step.channels):
-                line = row if step.channels == 1 else octets(scratch + step.line, step.width)
+            for c in range(channels):
                 start = source + c * of_channel
                 if of_column == FLOAT_BYTES:
                     _quantize_row(line, floats(start, step.width), factor, low, high, step.zero)
                 else:
                     for j in range(step.width):
-                        pixel = floats(start + j * of_column, 1)
-                        _quantize_row(line[j : j + 1], pixel, factor, low, high, step.zero)
-                if step.channels > 1:
-                    for j in range(step.width):
-                        row[j * step.channels + c] = line[j]
+                        number = floats(start + j * of_column, 1)
+                        _quantize_row(
+                            octets(scratch + step.line + j, 1), number, factor, low, high, step.zero
+                        )
+                for j in range(step.width):
+                    row[j * channels + c] = line[j]
 
 
 @kernel
@@ -115,7 +117,9 @@ def store(step, scratch, count, y):
     for image in range(count):
         for i in range(step.height):
             source = octets(scratch + step.x + image * step.x_image + i * step.x_row, size)
-            octets(y + (image * step.height + i) * size, size)[:] = source
+            target = octets(y + (image * step.height + i) * size, size)
+            for j in range(size):
+                target[j] = source[j]
 
 
 class Border(NamedTuple):
@@ -134,16 +138,22 @@ class Border(NamedTuple):
 @kernel
 def border(step, scratch, count):
     """x is the place of the first pixel inside."""
-    zero = np.uint8(step.zero)
     for image in range(count):
         inside = scratch + step.x + image * step.x_image
-        above = inside - step.top * step.x_row - step.left
-        octets(above, step.top * step.x_row)[:] = zero
-        octets(inside + step.height * step.x_row - step.left, step.top * step.x_row)[:] = zero
+        above, below = step.top * step.x_row, step.height * step.x_row
+        _fill(octets(inside - above - step.left, above), step.zero)
+        _fill(octets(inside + below - step.left, above), step.zero)
         for i in range(step.height):
             row = inside + i * step.x_row
-            octets(row - step.left, step.left)[:] = zero
-            octets(row + step.row_bytes, step.left)[:] = zero
+            _fill(octets(row - step.left, step.left), step.zero)
+            _fill(octets(row + step.row_bytes, step.left), step.zero)
+
+
+@kernel
+def _fill(y, value):
+    """By a loop, as everywhere here: Numba takes 0.5 s to compile an assignment to y[:]."""
+    for i in range(y.size):
+        y[i] = value
 
 
 class Pool(NamedTuple):
@@ -206,7 +216,7 @@ def pool(step, scratch, count):
 
 @kernel
 def _maximum(step, best, corner, top, left):
-    best[:] = np.uint8(0)
+    _fill(best, 0)
     for p in range(step.kh):
         row = top + p * step.dh
         for q in range(step.kw):
@@ -219,7 +229,7 @@ def _maximum(step, best, corner, top, left):
 
 @kernel
 def _sum(step, sums, corner, top, left):
-    sums[:] = np.int32(0)
+    _fill(sums, 0)
     zero = np.int32(step.x_zero)
     for p in range(max(0, -top), min(step.kh, step.height - top)):
         for q in range(max(0, -left), min(step.kw, step.width - left)):
@@ -334,6 +344,8 @@ def place(step, scratch, count):
             source = scratch + step.x + image * step.x_image + i * step.x_row
             target = scratch + step.y + image * step.y_image + i * step.y_row
             for _ in range(step.width):
-                octets(target, step.channels)[:] = octets(source, step.channels)
+                pixel, copy = octets(source, step.channels), octets(target, step.channels)
+                for c in range(step.channels):
+                    copy[c] = pixel[c]
                 source += step.channels
                 target += step.out_channels

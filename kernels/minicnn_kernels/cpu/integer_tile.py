@@ -3,7 +3,7 @@
 What `vectors.py` is for floats. A tile of sums in int32 stays in registers from the first multiplication on;
 vpdpbusd multiplies 64 uint8 by 64 int8 and adds each four products that lie side by side to one of 16 sums.
 What follows a sum (maximum over a pool's window, factor, rounding, limits, 8 bits) happens in registers too:
-so a sum is never written to memory. `integer_plain.py` says the same in ordinary loops.
+so a sum is never written to memory. `integer_plain.py` has ordinary loops in its place.
 """
 
 from __future__ import annotations
