@@ -11,7 +11,8 @@ from test_cli import write_folder
 
 pytest.importorskip("bench", reason="the benchmarks are not part of an installed package")
 
-from bench.experiments import fashion, lenet, rows
+from bench.experiments import deep_compression, fashion, lenet, rows
+from bench.experiments.deployed import count_errors, deployed
 from bench.experiments.record import Record, across
 from bench.experiments.rows import Options, Row, run_rows, table
 from minicnn.compress.recipe import Distill, Prune, Recipe
@@ -83,7 +84,21 @@ def test_mean_and_deviation_over_seeds():
     assert across({"0": {"x": 1.0}}, lambda numbers: numbers["x"]) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize("experiment", [fashion, lenet])
+def test_a_deployed_row_counts_what_its_file_gets_wrong(tmp_path, capsys):
+    plan = lines(write_folder(tmp_path / "bands"))[:2]
+    options = Options(seeds=1, work=tmp_path / "work")
+    record = Record(tmp_path / "record.json", options.settings())
+    run_rows(plan, record, options)
+    known = {row.name: row for row in plan}
+    dense, pruned = (count_errors(deployed(row, 0, known, record, options)) for row in plan)
+    numbers = record.get("pruned", 0)
+    assert pruned["images"] == numbers["images"]
+    assert pruned["errors"] == round((1 - numbers["accuracy"]) * numbers["images"])
+    assert pruned["bytes"] == next((tmp_path / "work").glob("pruned-*/seed-0/*.mcnn")).stat().st_size
+    assert pruned["bytes"] < 0.7 * dense["bytes"]
+
+
+@pytest.mark.parametrize("experiment", [fashion, lenet, deep_compression])
 def test_every_row_begins_with_one_that_comes_before(experiment):
     known = set()
     for row in experiment.rows(Options(seeds=1, work=Path(), data="mnist")):
@@ -105,7 +120,7 @@ def test_experiments_on_mnist_ask_for_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fashion", "lenet", "lottery", "hinton"])
+@pytest.mark.parametrize("name", ["fashion", "pareto", "lenet", "deep-compression", "lottery", "hinton"])
 def test_a_quick_run_of_everything(name, tmp_path):
     folder = write_folder(tmp_path / "digits", train=400, test=100, size=28, classes=7)
     done = subprocess.run(

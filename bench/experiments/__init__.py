@@ -1,6 +1,7 @@
 """What compression costs in accuracy: experiments that compare with published results, one command each.
 
     python -m bench.experiments fashion                   every compression of W2 on Fashion-MNIST, 3 seeds
+    python -m bench.experiments pareto --seeds 1          its models as files: bytes, latency, memory
     python -m bench.experiments lenet --data DIR          LeNet-300-100 and LeNet-5 pruned 12 times and more
     python -m bench.experiments deep-compression --data DIR   both as files 40 times smaller and more
     python -m bench.experiments lottery --data DIR        lottery tickets in LeNet-300-100

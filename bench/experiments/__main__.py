@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import bench.experiments
-from bench.experiments import binary, deep_compression, fashion, hinton, lenet, lottery
+from bench.experiments import binary, deep_compression, fashion, hinton, lenet, lottery, pareto
 from bench.experiments.record import FOLDER, Record
 from bench.experiments.rows import Options
 
 _EXPERIMENTS = {
     "fashion": fashion,
+    "pareto": pareto,
     "lenet": lenet,
     "deep-compression": deep_compression,
     "lottery": lottery,
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of the models")
     parser.add_argument("--output", type=Path, help=f"the JSON file; default {FOLDER.parts[-1]}/NAME.json")
     given = parser.parse_args()
-    if given.name != "fashion" and given.data is None:
+    if given.name not in ("fashion", "pareto") and given.data is None:
         parser.error(f"{given.name} needs --data DIR, a folder of MNIST's idx files")
     variant = given.name + "-quick" * given.quick + f"-held-out-{given.held_out}" * bool(given.held_out)
     options = Options(

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from bench.experiments.record import Record
 from bench.experiments.rows import Options, Row, folder_of, model_of
 from minicnn import data, deploy
 from minicnn.compress.model_file import load_trained
-from minicnn.training.options import Images, load_images
+from minicnn.training.options import load_images
 
 _BATCH = 250
 
 
-def images_of(configuration: dict[str, Any], options: Options) -> Images:
-    """The data that a row was trained and is tested on. configuration: of its model file."""
-    where = options.data or configuration["data"]
-    return load_images(configuration | {"data": where, "validation_fraction": options.held_out})
+class Deployed(NamedTuple):
+    """The file of a row, and the images that it is tested on: test images, or with `held_out` those."""
+
+    path: Path
+    loader: data.DataLoader
 
 
-def deploy_row(row: Row, seed: int, known: dict[str, Row], record: Any, options: Options) -> dict[str, int]:
-    """Write `deployed.mcnn` beside the row's model: {"bytes": of the file, "errors", "images"}.
-
-    Errors are those of the loaded file, on test images or with `held_out` on held-out ones.
-    """
+def deployed(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> Deployed:
+    """Write `deployed.mcnn` beside the row's model, which is trained if it is not there."""
     model, configuration = load_trained(model_of(row, seed, known, record, options))
-    watched = images_of(configuration, options).watched
-    loader = data.DataLoader(watched, _BATCH)
-    path: Path = folder_of(row, seed, options) / "deployed.mcnn"
-    size = deploy.save(model, path, next(iter(loader))[0][:2])
-    artefact = deploy.load(path)
-    wrong = sum(
-        int(np.count_nonzero(artefact(images).argmax(axis=1) != targets.numpy()))
-        for images, targets in loader
-    )
-    return {"bytes": size, "errors": wrong, "images": len(watched)}
+    where = {"data": options.data or configuration["data"], "validation_fraction": options.held_out}
+    loader = data.DataLoader(load_images({"limit": None} | configuration | where).watched, _BATCH)
+    path = folder_of(row, seed, options) / "deployed.mcnn"
+    deploy.save(model, path, next(iter(loader))[0][:2])
+    return Deployed(path, loader)
+
+
+def count_errors(file: Deployed) -> dict[str, int]:
+    """{"bytes": of the file, "errors": that it makes once it is loaded, "images"}."""
+    artefact, errors, images = deploy.load(file.path), 0, 0
+    for x, targets in file.loader:
+        errors += int(np.count_nonzero(artefact(x).argmax(axis=1) != targets.numpy()))
+        images += len(targets)
+    return {"bytes": file.path.stat().st_size, "errors": errors, "images": images}

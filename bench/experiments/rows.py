@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,10 @@ def run_rows(rows: list[Row], record: Record, options: Options) -> None:
 
 def _is_known(row: Row, seed: int, record: Record) -> bool:
     """Whether the record holds the row, made by the recipe that it has now."""
-    return (record.get(row.name, seed) or {}).get("recipe") == _digest(row)
+    return (record.get(row.name, seed) or {}).get("recipe") == digest(row)
 
 
-def _digest(row: Row) -> str:
+def digest(row: Row) -> str:
     """A short name of the row's recipe; where its data lie is not a part of it."""
     plain = row.recipe.to_dict() | {"data": "", "base": row.base or "", "teacher": row.teacher or ""}
     return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
@@ -84,7 +85,7 @@ def _run(row: Row, seed: int, known: dict[str, Row], record: Record, options: Op
     numbers |= {"total": report["after"]["total"], "seconds": round(time.perf_counter() - began, 1)}
     print(f"        {numbers['accuracy']:.2%}, {numbers['seconds']:.0f} s", flush=True)
     if not _is_known(row, seed, record):
-        record.add(row.name, seed, numbers | {"recipe": _digest(row)})
+        record.add(row.name, seed, numbers | {"recipe": digest(row)})
 
 
 def model_of(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> Path:
@@ -97,7 +98,7 @@ def model_of(row: Row, seed: int, known: dict[str, Row], record: Record, options
 
 def folder_of(row: Row, seed: int, options: Options) -> Path:
     """Where the model and the reports of a row lie."""
-    return options.work / f"{row.name.replace(' ', '-').replace('%', '')}-{_digest(row)}" / f"seed-{seed}"
+    return options.work / f"{row.name.replace(' ', '-').replace('%', '')}-{digest(row)}" / f"seed-{seed}"
 
 
 def table(rows: list[Row], record: Record) -> str:
@@ -142,12 +143,7 @@ def table(rows: list[Row], record: Record) -> str:
 
 
 def save_picture(record: Record, path: Path) -> None:
-    """Accuracy against computed bytes, means over seeds; without matplotlib nothing but a word about it."""
-    try:
-        figure_class, context = matplotlib_figure()
-    except ImportError as error:
-        print(f"no picture: {error}")
-        return
+    """Accuracy against computed bytes, means over seeds."""
     points = {
         name: {
             "accuracy": across(seeds, lambda numbers: numbers["accuracy"])[0],
@@ -155,7 +151,17 @@ def save_picture(record: Record, path: Path) -> None:
         }
         for name, seeds in record.rows.items()
     }
+    drawn(path, (9, 5), lambda figure: plot_pareto(figure, points, label="computed bytes"))
+
+
+def drawn(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
+    """Write what draw(figure) draws as PNG; without matplotlib nothing but a word about it."""
+    try:
+        figure_class, context = matplotlib_figure()
+    except ImportError as error:
+        print(f"no picture: {error}")
+        return
     with context(STYLE):
-        figure = figure_class(figsize=(9, 5), layout="constrained")
-        plot_pareto(figure, points, label="computed bytes")
+        figure = figure_class(figsize=size, layout="constrained")
+        draw(figure)
         figure.savefig(path, dpi=120, facecolor="white")
