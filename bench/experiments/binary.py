@@ -20,7 +20,7 @@ from minicnn.compress import ClipWeights, binarize
 from minicnn.training.options import Images, load_images, make_scheduler
 
 TITLE = "MNIST: a network of signs"
-_UNITS, _EPOCHS, _BATCH = 1024, 40, 100
+_UNITS, _EPOCHS, _BATCH, _DROPOUT = 1024, 20, 100, 0.1
 _ROWS = {"binary": "0.96", "ternary weights": "", "float32": ""}
 
 
@@ -43,11 +43,11 @@ def run(record: Record, options: Options) -> str:
 
 def _network(images: Images, name: str) -> Any:
     """Three hidden layers of _UNITS without biases, batch norm behind each, and the last one too."""
-    width, layers = math.prod(images.facts["image_shape"]), [nn.Flatten(), nn.Dropout(0.2)]
+    width, layers = math.prod(images.facts["image_shape"]), [nn.Flatten(), nn.Dropout(_DROPOUT)]
     for _ in range(3):
         layers += [nn.Linear(width, _UNITS, bias=False), nn.BatchNorm1d(_UNITS)]
         layers += [nn.ReLU()] if name == "float32" else []
-        layers.append(nn.Dropout(0.2))
+        layers.append(nn.Dropout(_DROPOUT))
         width = _UNITS
     classes = len(images.facts["class_names"])
     return nn.Sequential(*layers, nn.Linear(width, classes, bias=False), nn.BatchNorm1d(classes))
