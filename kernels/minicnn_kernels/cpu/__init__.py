@@ -30,3 +30,4 @@ from minicnn_kernels.cpu.reduction import *
 from minicnn_kernels.cpu.shape import *
 from minicnn_kernels.cpu.shortcut import *
 from minicnn_kernels.cpu.signs import *
+from minicnn_kernels.cpu.sparse import *

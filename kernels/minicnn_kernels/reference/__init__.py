@@ -26,6 +26,7 @@ from minicnn_kernels.reference.random import *
 from minicnn_kernels.reference.reduction import *
 from minicnn_kernels.reference.selection import *
 from minicnn_kernels.reference.shape import *
+from minicnn_kernels.reference.sparse import *
 
 # Kernels and programs: `cpu`, which imports all names of this one, shall not find the files above among them.
 __all__ = [name for name, value in vars().items() if callable(value) and not name.startswith("_")]

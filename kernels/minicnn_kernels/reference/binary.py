@@ -90,7 +90,7 @@ def pack_signs(x):
     bits = np.packbits(x >= 0, axis=-1, bitorder="little")
     missing = -bits.shape[-1] % 8
     bits = np.pad(bits, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-    return bits.view("<u8").astype(np.uint64)
+    return np.ascontiguousarray(bits).view("<u8").astype(np.uint64)
 
 
 def pack_binary_weight(weight):
