@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.deploy.candidates import with_choices
 from minicnn.deploy.container import FileError, read, write
 from minicnn.deploy.engine import Program, RunProgram, with_programs
 from minicnn.deploy.integers import to_integers
 from minicnn.deploy.lower import lower
 from minicnn.deploy.program import from_plain, of_batch, to_plain
 from minicnn.deploy.rules import ProgramError
+from minicnn.deploy.stopwatch import choices
 from minicnn.grad_mode import no_grad
 from minicnn.graph.fuse import fuse
 from minicnn.graph.ir import Graph
@@ -34,12 +36,13 @@ class Artefact:
     """A loaded file: call it with images, or ask what is in it.
 
     graph: what is computed, as the model in eval mode does, for one image. engine: the same on integers, as
-    it is run. about: what `save` was given (class names, preprocessing, a report).
+    it is run. about: what `save` was given (class names, preprocessing, a report); notes of `choose` among
+    it, under "stopwatch", say by which kernels.
     """
 
     def __init__(self, graph: Graph, about: dict[str, Any]) -> None:
         self.graph, self.about = graph, about
-        self.engine = with_programs(to_integers(graph).graph)
+        self.engine = with_programs(to_integers(with_choices(graph, choices(about.get("stopwatch")))).graph)
         self._whole = _whole_program(self.engine)
         self._plans: OrderedDict[int, Plan] = OrderedDict()  # by the size of the batch
         self._lock = threading.Lock()

@@ -78,6 +78,8 @@ def _array(name: str, stored: Stored) -> dict[str, Any]:
 def _in_words(form: dict[str, Any]) -> str:
     if form["form"] == "raw":
         return str(form["dtype"])
+    if form["form"] == "nonzero":
+        return f"sparse, {form['dtype']}"
     index = form["index"]
     code = "Huffman" if "words" in index else f"{index['bits']} bits"
     kind = "sparse, " if form["form"] == "sparse" else ""

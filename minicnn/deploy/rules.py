@@ -16,6 +16,7 @@ import numpy as np
 
 from minicnn.function import Function
 from minicnn.functions import activation, arithmetic, elementwise, moving, reduction
+from minicnn.functions.binary import Binarize
 from minicnn.functions.conv import Conv2d, ConvTranspose2d
 from minicnn.functions.indexing import GetItem
 from minicnn.functions.joining import Cat
@@ -332,6 +333,15 @@ def _quantizer(node: Node) -> int:
     return x.size
 
 
+def _signs(node: Node) -> int:
+    x, axis = _tensor(node.inputs[0]), node.options["axis"]
+    if axis is not None:
+        _whole(axis, 0, len(x.shape) - 1, "axis")
+    _number_option(node, "limit")
+    _scale(node, node.inputs[1], () if axis is None else (x.shape[axis],))
+    return x.size
+
+
 def _mask(node: Node) -> int:
     x, keep = _tensor(node.inputs[0]), _tensor(node.inputs[1], "the mask", kinds="b")
     _flag(node, "hard")
@@ -509,6 +519,7 @@ RULES: dict[type[Function], Rule] = {
     arithmetic.Where: _where,
     ApplyMask: _mask,
     BatchNormInference: _per_channel,
+    Binarize: _signs,
     BroadcastTo: _repeat,
     Cat: _join,
     ConvTranspose2d: _transposed_convolution,
