@@ -8,6 +8,7 @@
     python -m bench narrow                a step without AVX-512
     python -m bench memory                peak memory of a training step
     python -m bench startup               imports, and the time to a first finished batch, warm and cold
+    python -m bench deploy                bits counted, channels removed, what sparse weights are worth
     python -m bench goals                 all of these beside the goals for speed (goals.py), in one table
     python -m bench ladder                from naive loops to register tiles, and the machine's limits
     pytest bench/test_ops.py              single kernels against the reference and PyTorch (pytest-benchmark)

@@ -125,6 +125,18 @@ def _startup(options: Options) -> list[dict[str, Any]]:
     return startup.measure(rounds=rounds, cold_rounds=1 if options.quick else 3)
 
 
+def _deploy(options: Options) -> list[dict[str, Any]]:
+    from bench import deploy  # loads the kernels
+
+    return deploy.measure(threads=options.threads, quick=options.quick, **options.pace(9, 3, 0.1))
+
+
+def _deploy_table(results: list[dict[str, Any]]) -> str:
+    from bench import deploy
+
+    return deploy.table(results)
+
+
 def _ladder(options: Options) -> dict[str, Any]:
     from bench import ladder  # loads the compiler and its threads, which the other commands keep out
 
@@ -142,11 +154,29 @@ def _goals(options: Options) -> dict[str, Any]:
     """All commands that a goal needs, shorter than each alone: together they shall take under 25 minutes."""
     from bench import goals  # loads the kernels
 
-    rounds = {"steps": 8, "forward": 6, "integers": 6, "ops": 4, "growth": 6, "narrow": 5, "startup": 6}
+    rounds = {
+        "steps": 8,
+        "forward": 6,
+        "integers": 6,
+        "ops": 4,
+        "growth": 6,
+        "narrow": 5,
+        "startup": 6,
+        "deploy": 6,
+    }
     engines: dict[str, Sequence[str]] = {"steps": TRAINING, "memory": TRAINING[:-1]}
     if options.quick:
         options = replace(options, nets=["W2"], threads=[max(options.threads)])
-        rounds = {"steps": 2, "forward": 2, "integers": 2, "ops": 2, "growth": 2, "narrow": 2, "startup": 1}
+        rounds = {
+            "steps": 2,
+            "forward": 2,
+            "integers": 2,
+            "ops": 2,
+            "growth": 2,
+            "narrow": 2,
+            "startup": 1,
+            "deploy": 2,
+        }
         forward_engines = [name for name in INFERENCE if name != "torch-compile"]
         engines = {"forward": forward_engines, "frameworks": ("minicnn", "jax")}
         engines |= {"steps": TRAINING[:-1], "memory": ("minicnn", "torch")}
@@ -167,7 +197,18 @@ def _goals_table(results: dict[str, Any]) -> str:
     return goals.table(results)
 
 
-PARTS = ("steps", "forward", "integers", "ops", "growth", "frameworks", "narrow", "memory", "startup")
+PARTS = (
+    "steps",
+    "forward",
+    "integers",
+    "ops",
+    "growth",
+    "frameworks",
+    "narrow",
+    "memory",
+    "startup",
+    "deploy",
+)
 WITH_FRAMEWORKS = ("minicnn", *FRAMEWORKS)
 TRAINING = ("minicnn", "torch", "torch-channels-last", "torch-compile")
 _EAGER = ("minicnn", "minicnn-eager", "torch", "torch-channels-last")
@@ -181,6 +222,7 @@ COMMANDS: dict[str, Command] = {
     "narrow": Command(_narrow, steps.table, ENGINES, narrow.ENGINES),
     "memory": Command(_memory, memory.table, ENGINES, _EAGER),
     "startup": Command(_startup, startup.table),
+    "deploy": Command(_deploy, _deploy_table),
     "ladder": Command(_ladder, _ladder_table),
     "goals": Command(_goals, _goals_table),
 }

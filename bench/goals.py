@@ -119,6 +119,19 @@ def _seconds(results: Results, what: str) -> list[float]:
     return next((e["seconds"] for e in results.get("startup", ()) if e["what"] == what), [])
 
 
+def _deployed(kind: str) -> Callable[[Results], list[Figure]]:
+    """How many times as fast, by shape or net and number of threads."""
+
+    def find(results: Results) -> list[Figure]:
+        return [
+            Figure(f"{entry['what']}, {_threads(entry)}", *entry["times_as_fast"])
+            for entry in results.get("deploy", ())
+            if entry["kind"] == kind
+        ]
+
+    return find
+
+
 def _threads(entry: Mapping[str, Any]) -> str:
     return "1 thread" if entry["threads"] == 1 else f"{entry['threads']} threads"
 
@@ -203,6 +216,8 @@ GOALS = (
         less=True,
         unit=" s",
     ),
+    Goal("XNOR layer, packing included", "sgemm of the same shape", 4, 9, _deployed("bits")),
+    Goal("half of the channels removed", "our own dense model", 1.8, 2.0, _deployed("channels")),
     Goal(
         "without AVX-512, any step: no slower than half as fast",
         "PyTorch's best, held to AVX2",

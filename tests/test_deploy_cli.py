@@ -38,6 +38,24 @@ def picture(tmp_path):
     return str(tmp_path / "picture.png")
 
 
+def test_what_sparse_kernels_are_worth_is_measured_and_said(trained, tmp_path, capsys):
+    recipe, file = tmp_path / "sparse.toml", str(tmp_path / "sparse.mcnn")
+    recipe.write_text(f'data = "{trained / "bands"}"\nepochs = 0\n[[steps]]\ndo = "prune"\nrate = 0.9\n')
+    checkpoint, output = str(trained / "run" / "checkpoint.npz"), str(tmp_path / "sparse")
+    assert (
+        main(["compress", "--recipe", str(recipe), "--quiet", "--checkpoint", checkpoint, "--output", output])
+        == 0
+    )
+    capsys.readouterr()
+    assert main(["deploy", "--checkpoint", f"{output}/model.npz", "--output", file, "--limit", "4"]) == 0
+    said = capsys.readouterr().out
+    sentence = next(line for line in said.splitlines() if "fc1: " in line and "zeros, sparse rows" in line)
+    assert main(["inspect", file]) == 0
+    assert "stopwatch:\n" in (shown := capsys.readouterr().out)
+    assert f"  {sentence}\n" in shown
+    assert main(["verify", file, "--checkpoint", f"{output}/model.npz"]) == 0
+
+
 def test_a_compressed_model_is_deployed_verified_and_run(trained, tmp_path, picture, capsys):
     file, model = str(tmp_path / "small.mcnn"), str(trained / "small" / "model.npz")
     assert main(["deploy", "--checkpoint", model, "--output", file]) == 0

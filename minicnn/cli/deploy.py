@@ -35,8 +35,12 @@ def run(options: argparse.Namespace) -> int:
             trained = output.with_suffix(f".{options.bits}-bits.npz")
         save_trained(model, trained, configuration)
     about = {key: configuration.get(key) for key in _ABOUT}
+    sample = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
+    if not (options.no_report or options.no_stopwatch):
+        _, notes = deploy.choose(deploy.lower(model, sample), sample)
+        about["stopwatch"] = notes
+        print(*(note["words"] for note in notes), sep="\n", end="\n\n" if notes else "")
     if options.no_report:
-        sample = np.zeros((2, *shape), np.float32)
         deploy.save(model, output, sample, about=about, huffman=not options.no_huffman)
     else:
         _save_with_report(model, output, about, configuration, options)

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from minicnn.deploy.inspect import contents
+from minicnn.deploy.stopwatch import words
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,7 +37,10 @@ def run(options: argparse.Namespace) -> int:
         f"{totals['elements']:,} numbers, {totals['header_bytes']:,} for the graph and what goes along"
     )
     for key, value in found["about"].items():
-        print(f"{key}: {_short(value)}")
+        if key == "stopwatch":
+            print("stopwatch:", *(f"  {text}" for text in words(value)), sep="\n")
+        else:
+            print(f"{key}: {_short(value)}")
     return 0
 
 
