@@ -108,7 +108,7 @@ def feature_maps(
 ) -> Any:
     """One image and what layers make of it: a row for each layer, its first `channels` channels.
 
-    image: (C, H, W). layers: dotted names; None for all convolutions. Each row has its own scale of grey.
+    image: (C, H, W). layers: dotted names; None for all convolutions. Each map has its own scale of grey.
     Returns a Figure.
     """
     image = style.numbers(image)
@@ -122,9 +122,8 @@ def feature_maps(
         axes[0, 0].imshow(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1), cmap="gray")
         axes[0, 0].set_title("the image", fontsize=9)
         for row, (name, maps) in zip(axes, found.items(), strict=True):
-            low, high = maps.min(), maps.max()
             for place, channel in zip(row[1:], maps[0], strict=False):
-                place.imshow(channel, cmap="gray", vmin=low, vmax=high)
+                place.imshow(channel, cmap="gray")
             size = "x".join(map(str, maps.shape[1:]))
             row[1].set_title(f"{name}: {size}", fontsize=9)
     return figure
