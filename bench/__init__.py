@@ -2,6 +2,7 @@
 
     python -m bench                       training step of four nets (steps.py)
     python -m bench forward               forward pass, batch 64 and 1, against inference engines
+    python -m bench integers              the same in 8-bit integers
     python -m bench ops                   single ops, forward and both gradients
     python -m bench growth                cost over batch, channels, pixels and threads
     python -m bench frameworks            a step of W2 in other frameworks

@@ -136,10 +136,13 @@ def _threads(entry: Mapping[str, Any]) -> str:
     return "1 thread" if entry["threads"] == 1 else f"{entry['threads']} threads"
 
 
-_SMALL, _ALL = ("W1", "W2"), ("W1", "W2", "W3", "R20")
+_SMALL, _NETS, _ALL = ("W1", "W2"), ("W1", "W2", "W3"), ("W1", "W2", "W3", "R20")
 _PEERS_OF_FORWARD = "the best of PyTorch, ONNX Runtime, OpenVINO, LiteRT, ncnn"
 _ODD = ("1x1", "depthwise", "3x3, stride 2", "5x5")
 _LOOSE = "minicnn-winograd4"
+_RUNTIME = "onnxruntime-int8"
+_INTEGERS = (_RUNTIME, "openvino-int8", "litert-int8", "torch-int8")
+_PEERS_OF_INTEGERS = "the best of ONNX Runtime, OpenVINO, LiteRT, PyTorch, all in 8 bits"
 GOALS = (
     Goal("W1, W2 step", "PyTorch eager", 2.3, 3.0, _whole_nets("steps", _SMALL, ["torch"])),
     Goal("W1, W2 step", "PyTorch's best", 1.7, 2.2, _whole_nets("steps", _SMALL, TORCH)),
@@ -152,9 +155,21 @@ GOALS = (
             _PEERS_OF_FORWARD,
             goal,
             stretch,
-            _whole_nets("forward", ("W1", "W2", "W3"), INFERENCE, f"batch {batch}"),
+            _whole_nets("forward", _NETS, INFERENCE, f"batch {batch}"),
         )
         for batch, goal, stretch in ((64, 1.5, 2.0), (1, 1.1, 1.4))
+    ),
+    *(
+        Goal(f"{what} forward in 8 bits, batch {batch}", against, goal, stretch, figures)
+        for what, nets, against, engines, batch, goal, stretch in (
+            ("W1, W2", _SMALL, "ONNX Runtime in 8 bits", [_RUNTIME], 64, 2.0, 2.5),
+            ("W1, W2", _SMALL, _PEERS_OF_INTEGERS, _INTEGERS, 64, 1.2, 1.4),
+            ("W3", ["W3"], "ONNX Runtime in 8 bits", [_RUNTIME], 64, 1.6, 2.5),
+            ("W3", ["W3"], "OpenVINO in 8 bits", ["openvino-int8"], 64, 0.7, 1.0),
+            ("W1, W2, W3", _NETS, _PEERS_OF_INTEGERS, _INTEGERS, 1, 1.5, 2.0),
+            ("W1, W2, W3", _NETS, "our own float32", ["minicnn"], 64, 2.5, 3.5),
+        )
+        for figures in [_whole_nets("integers", nets, engines, f"batch {batch}")]
     ),
     Goal(
         "3x3 convolution, stride 1, forward and data gradient",

@@ -22,7 +22,7 @@ from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.conv import conv2d_forward
 from minicnn_kernels.cpu.integer_plan import Output, Plan, make_plan
 from minicnn_kernels.cpu.integer_routes import VNNI, route
-from minicnn_kernels.cpu.integer_run import OUTSIDE, run, run_plain, table
+from minicnn_kernels.cpu.integer_run import OUTSIDE, first_byte, run, run_plain, table
 from minicnn_kernels.cpu.layout import address, contiguous
 from minicnn_kernels.cpu.linear import linear_forward
 from minicnn_kernels.cpu.quantization import exact_product
@@ -87,6 +87,10 @@ class _Prepared:
         self._table = table(plan.steps)
         self._program = address(self._table), len(self._table)
         self._scratch = aligned(plan.scratch)  # bytes of a thread, whole cache lines
+        self._results = [
+            (shape[2:] if flat and shape[:2] == (1, 1) else shape, dtype)
+            for shape, flat, dtype in plan.outputs
+        ]
         self._shared = any(getattr(step, "shared", False) for step, _ in plan.steps)
         self._free: list[_Workspace] = []
 
@@ -96,17 +100,16 @@ class _Prepared:
         For one image of a small net the arithmetic takes 30 us; all that is said here takes 4.
         """
         images = len(arrays[0])
-        results = [memory.empty((images, *output.shape), output.dtype) for output in self.plan.outputs]
+        if len(arrays) > 1 and any(len(array) != images for array in arrays):
+            lengths = ", ".join(str(len(array)) for array in arrays)
+            raise ValueError(f"the inputs have {lengths} images: expected as many each")
+        results = [memory.empty((images, *shape), dtype) for shape, dtype in self._results]
         try:
             workspace = self._free.pop()  # nobody else has it
         except IndexError:
             workspace = _Workspace(self._scratch * THREAD_SLOTS, len(arrays) + len(results))
-        for line, array in zip(workspace.outside, [*arrays, *results], strict=True):
-            line[:] = _outside(array)
-            if len(array) != images:
-                lengths = ", ".join(str(len(array)) for array in arrays)
-                raise ValueError(f"the inputs have {lengths} images: expected as many each")
         if images:
+            workspace.outside[:] = [number for array in (*arrays, *results) for number in _outside(array)]
             self._run(workspace, images)
         self._free.append(workspace)
         return tuple(map(_as_asked, results, self.plan.outputs))
@@ -116,7 +119,7 @@ class _Prepared:
         if route() == "plain" and VNNI:
             for first in range(0, images, self.plan.group):
                 run_plain(self._table, *places, min(self.plan.group, images - first))
-                workspace.outside[:, 0] += self.plan.group * workspace.outside[:, 1]
+                workspace.outside[::OUTSIDE] += self.plan.group * workspace.outside[1::OUTSIDE]
             return
         workers = threads.get_threads()
         group, parts = images, 1
@@ -134,21 +137,22 @@ class _Workspace:
     def __init__(self, scratch: int, arrays: int) -> None:
         self._memory = np.empty(scratch + memory.ALIGNMENT, np.uint8)
         self.scratch = aligned(address(self._memory))
-        self.outside = np.zeros((arrays, OUTSIDE), np.int64)
+        self.outside = np.zeros(arrays * OUTSIDE, np.int64)
         self.outside_address = address(self.outside)
 
 
 def _outside(array: np.ndarray) -> tuple[int, ...]:
     """Its address, and bytes between images, channels, rows and columns; numbers of a row are channels."""
-    place = array.__array_interface__["data"][0]
     if array.ndim == 4:
-        return place, *array.strides
+        return (first_byte(array), *array.strides)
     of_image, of_channel = array.strides
-    return place, of_image, of_channel, 0, of_channel * array.shape[1]
+    return first_byte(array), of_image, of_channel, 0, of_channel * array.shape[1]
 
 
 def _as_asked(result: np.ndarray, output: Output) -> np.ndarray:
-    """(N, H, W, C) in memory as the images, or the rows, that it stands for."""
+    """Images (N, H, W, C) in memory as the images, or the rows, that they stand for; rows as they are."""
+    if result.ndim == 2:
+        return result
     images = result.transpose(0, 3, 1, 2)
     return images.reshape(len(result), math.prod(output.shape)) if output.flat else images
 

@@ -154,7 +154,7 @@ class _Planner:
         if array is None or array.dtype != np.float32 or np.dtype(dtype) != np.uint8 or np.ndim(scale):
             raise Unservable
         value = self._result(result, _image_shape(array), flat=array.ndim == 2)
-        self._set_aside(value.width)
+        self._set_aside(value.width * value.channels)
         zero, scale = int(zero_point), self._keep(scale, np.float32)
 
         def emit(group: int) -> Steps:

@@ -38,6 +38,12 @@ def table(program: Sequence[tuple[Any, int]]) -> np.ndarray:
     return lines
 
 
+@kernel
+def first_byte(array):
+    """The address of an array's first element, five times as fast as NumPy tells it."""
+    return array.ctypes.data
+
+
 @kernel(parallel=True)
 def run(program, length, arrays, scratch, scratch_bytes, images, group, parts):
     """All steps for all images. program, arrays, scratch: addresses; scratch_bytes: of one thread.
