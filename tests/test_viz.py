@@ -46,7 +46,6 @@ def test_a_figure_is_shown_by_notebooks_and_knows_no_pyplot(model):
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
-    style._matplotlib.cache_clear()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'minicnn\[plot\]'"):
         viz.curves({"loss": [1, 2]})

@@ -15,9 +15,9 @@ from bench.experiments.deployed import deployed
 from bench.experiments.record import Record, across
 from bench.experiments.rows import Options, digest, drawn
 from minicnn.compress.report.markdown import markdown_table
-from minicnn.compress.report.plots import plot_pareto
 from minicnn.deploy.report import measure_artefact, point
 from minicnn.deploy.report.tables import comparison
+from minicnn.viz import pareto
 
 TITLE = "Fashion-MNIST: W2 compressed, as files"
 _LIMIT_OF_PLOT = 0.02  # below the best accuracy; what lies lower would press all others together
@@ -70,5 +70,5 @@ def _draw(figure: Any, points: dict[str, dict[str, Any]]) -> None:
     best = max(numbers["accuracy"] for numbers in points.values())
     near = {name: p for name, p in points.items() if p["accuracy"] >= best - _LIMIT_OF_PLOT}
     left, right = figure.subfigures(1, 2)
-    plot_pareto(left, near, label="bytes of the file")
-    plot_pareto(right, near, x="latency_ms", label="ms for one image")
+    pareto(near, label="bytes of the file", figure=left)
+    pareto(near, "latency_ms", label="ms for one image", figure=right)

@@ -13,8 +13,8 @@ from typing import Any
 from bench.experiments.record import Record, across
 from bench.record import markdown
 from minicnn.compress.recipe import Distill, Recipe
-from minicnn.compress.report.plots import STYLE, matplotlib_figure, plot_pareto
 from minicnn.compress.run import run_recipe
+from minicnn.viz import pareto, style
 
 
 @dataclass(frozen=True)
@@ -151,17 +151,14 @@ def save_picture(record: Record, path: Path) -> None:
         }
         for name, seeds in record.rows.items()
     }
-    drawn(path, (9, 5), lambda figure: plot_pareto(figure, points, label="computed bytes"))
+    drawn(path, (9, 5), lambda figure: pareto(points, label="computed bytes", figure=figure))
 
 
 def drawn(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
     """Write what draw(figure) draws as PNG; without matplotlib nothing but a word about it."""
     try:
-        figure_class, context = matplotlib_figure()
+        with style.sheet(width=size[0], height=size[1]) as figure:
+            draw(figure)
+            figure.savefig(path, dpi=120, facecolor="white")
     except ImportError as error:
         print(f"no picture: {error}")
-        return
-    with context(STYLE):
-        figure = figure_class(figsize=size, layout="constrained")
-        draw(figure)
-        figure.savefig(path, dpi=120, facecolor="white")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import minicnn
-from minicnn import data
+from minicnn import data, viz
 from minicnn.compress.model_file import load_trained
-from minicnn.compress.report.plots import save_sensitivity
 from minicnn.compress.sensitivity import Sensitivity, sensitivity
 from minicnn.training.evaluate import evaluate
 from minicnn.training.options import load_images
@@ -82,7 +81,7 @@ def _write(folder: Path, found: Sensitivity, picked: dict[str, float], options: 
     (folder / "sensitivity.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     files = ["sensitivity.json"]
     try:
-        save_sensitivity(folder / "sensitivity.png", found)
+        viz.sensitivity(found).savefig(folder / "sensitivity.png", dpi=120, facecolor="white")
         files.append("sensitivity.png")
     except ImportError as error:
         print(f"minicnn: no picture: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ STYLE: Any = {
 }
 
 
-@functools.cache
 def _matplotlib() -> tuple[Any, Any]:
     """The class of our figures, and matplotlib's rc_context."""
     try:
@@ -43,28 +42,35 @@ def _matplotlib() -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
-            "pictures need matplotlib, which is not installed; fix: pip install 'minicnn[plot]'"
+            "plots need matplotlib, which is not installed; fix: pip install 'minicnn[plot]'"
         ) from None
+    return _picture(Figure), matplotlib.rc_context
 
-    class Picture(Figure):
-        """A figure that a notebook shows by itself."""
 
+@functools.cache
+def _picture(base: Any) -> Any:
+    """A subclass of matplotlib's Figure that a notebook shows by itself."""
+
+    class Picture(base):
         def _repr_png_(self) -> bytes:
             buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=80, facecolor="white", bbox_inches="tight")
             return buffer.getvalue()
 
-    return Picture, matplotlib.rc_context
+    return Picture
 
 
 @contextlib.contextmanager
-def sheet(figure: Any = None, width: float = 9, height: float = 3) -> Iterator[Any]:
+def sheet(
+    figure: Any = None, width: float = 9, height: float = 3, settings: Mapping[str, Any] | None = None
+) -> Iterator[Any]:
     """A new figure of this size in inches to draw on, or `figure` itself (one, or part of one), in our style.
 
-    Raises ImportError that names the extra to install if matplotlib is missing.
+    settings: further ones of matplotlib, in force within the block, as the style is. Raises ImportError
+    that names the extra to install if matplotlib is missing.
     """
     figure_class, context = _matplotlib()
-    with context(STYLE):
+    with context(STYLE | dict(settings or {})):
         yield figure_class(figsize=(width, height), layout="constrained") if figure is None else figure
 
 

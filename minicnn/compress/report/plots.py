@@ -1,36 +1,23 @@
 """The plots of a report as SVG that can stand in an HTML page. Needs matplotlib.
 
-Made without pyplot, as in `minicnn.training.pictures`. Before is vermilion, after blue (Okabe and Ito 2008).
+How they look is said in `minicnn.viz.style`. Before is vermilion, after blue.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from minicnn.compress.report.choose import pareto
 from minicnn.compress.report.tables import points
-from minicnn.compress.sensitivity import Sensitivity
+from minicnn.viz import pareto, style
 
-BEFORE, AFTER, OTHERS, _INK = "#D55E00", "#0072B2", "#777777", "#222222"
+BEFORE, AFTER = style.VERMILION, style.BLUE
 _COLUMNS = 4  # of histograms
-STYLE: Any = {
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-}
 
 
 def svg_plots(report: dict[str, Any]) -> dict[str, str]:
@@ -52,9 +39,9 @@ def svg_plots(report: dict[str, Any]) -> dict[str, str]:
 
 def as_svg(draw: Callable[[Any], None], size: tuple[float, float], title: str) -> str:
     """What draw(figure) draws, as SVG without anything from outside. size: inches. Raises ImportError."""
-    figure_class, context = matplotlib_figure()
-    with context(STYLE | {"svg.hashsalt": title}):  # so that no two plots of a page have ids in common
-        figure = figure_class(figsize=size, layout="constrained")
+    # The salt is the title, so that no two plots of a page have ids in common.
+    settings = {"svg.hashsalt": title, "svg.fonttype": "none", "font.size": 10}
+    with style.sheet(width=size[0], height=size[1], settings=settings) as figure:
         draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -63,18 +50,6 @@ def as_svg(draw: Callable[[Any], None], size: tuple[float, float], title: str) -
     return re.sub(
         r'\sxmlns(:\w+)?="[^"]*"', "", text
     )  # HTML knows SVG without being told where it is defined
-
-
-def matplotlib_figure() -> tuple[Any, Any]:
-    """Matplotlib's Figure and rc_context, or ImportError that names the extra."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            "plots need matplotlib, which is not installed; fix: pip install 'minicnn[plot]'"
-        ) from None
-    return Figure, matplotlib.rc_context
 
 
 def bars(
@@ -133,52 +108,4 @@ def _steps(histogram: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pareto(figure: Any, report: dict[str, Any]) -> None:
-    plot_pareto(figure, points(report), label="computed bytes")
-
-
-def plot_pareto(
-    figure: Any, results: Mapping[str, Mapping[str, Any]], x: str = "bytes", label: str = ""
-) -> None:
-    """Accuracy against `x` (logarithmic), called `label`; a line joins the results that no other beats."""
-    axes = figure.subplots()
-    front = sorted(pareto(results, ("accuracy", x)), key=lambda name: results[name][x])
-    axes.plot(
-        [results[name][x] for name in front],
-        [100 * results[name]["accuracy"] for name in front],
-        color=AFTER,
-        drawstyle="steps-post",
-        linewidth=1,
-        alpha=0.6,
-    )
-    for name, numbers in results.items():
-        color = AFTER if name in front else OTHERS
-        axes.plot(numbers[x], 100 * numbers["accuracy"], "o", color=color, markersize=6)
-        axes.annotate(
-            name,
-            (numbers[x], 100 * numbers["accuracy"]),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=9,
-        )
-    axes.set_xscale("log")
-    axes.set_xlabel(label or x)
-    axes.set_ylabel("accuracy, %")
-    axes.margins(x=0.15, y=0.1)
-
-
-def save_sensitivity(path: Path, found: Sensitivity) -> None:
-    """Accuracy against the rate, a line for each layer, as a picture. Raises ImportError as `svg_plots`."""
-    figure_class, context = matplotlib_figure()
-    with context(STYLE):
-        figure = figure_class(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        axes.axhline(100 * found.baseline, color=OTHERS, linewidth=1, linestyle=":", label="nothing pruned")
-        names = list(dict.fromkeys(row.layer for row in found.rows))
-        for name, marker in zip(names, itertools.cycle("osD^vP*X<>")):  # told apart without colours, too
-            rows = [row for row in found.rows if row.layer == name]
-            values = [100 * row.value for row in rows]
-            axes.plot([row.rate for row in rows], values, marker=marker, markersize=5, label=name)
-        axes.set_xlabel("share pruned, one layer at a time")
-        axes.set_ylabel("accuracy, %")
-        axes.legend(fontsize=9)
-        figure.savefig(path, dpi=120, facecolor="white")
+    pareto(points(report), label="computed bytes", figure=figure)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from minicnn.compress.report.plots import AFTER, BEFORE, as_svg, bars, plot_pareto
+from minicnn.compress.report.plots import AFTER, BEFORE, as_svg, bars
 from minicnn.deploy.report.tables import points
+from minicnn.viz import pareto
 
 
 def svg_plots(report: dict[str, Any]) -> dict[str, str]:
@@ -19,14 +20,16 @@ def svg_plots(report: dict[str, Any]) -> dict[str, str]:
         plots["Accuracy under attack"] = functools.partial(_attack, attack=report["damage"]["attack"])
     known = points(report)
     if len(known) > 1 and all("accuracy" in numbers for numbers in known.values()):
-        plots["Accuracy against size"] = functools.partial(
-            plot_pareto, results=known, label="bytes of the file"
-        )
+        plots["Accuracy against size"] = functools.partial(_pareto, known, "bytes", "bytes of the file")
         if all("latency_ms" in numbers for numbers in known.values()):
             plots["Accuracy against latency"] = functools.partial(
-                plot_pareto, results=known, x="latency_ms", label="ms for one image"
+                _pareto, known, "latency_ms", "ms for one image"
             )
     return {title: as_svg(draw, (9, 3.6), title) for title, draw in plots.items()}
+
+
+def _pareto(results: dict[str, Any], x: str, label: str, figure: Any) -> None:
+    pareto(results, x, label=label, figure=figure)
 
 
 def _classes(figure: Any, report: dict[str, Any]) -> None:
