@@ -74,6 +74,8 @@ NETS = {
     "resnet-20": (lambda: models.create("resnet-20", in_channels=2, image_size=8), (3, 2, 8, 8)),
     "resnet-18": (lambda: models.create("resnet-18", in_channels=2, image_size=8), (3, 2, 8, 8)),
     "mobilenet": (lambda: models.create("mobilenet", in_channels=2, image_size=16), (3, 2, 16, 16)),
+    "densenet": (lambda: models.DenseNet(2, 8, growth=6, layers=(2, 2)), (3, 2, 8, 8)),
+    "inception": (lambda: models.InceptionNet(2, 8), (3, 2, 8, 8)),
 }
 
 
@@ -94,7 +96,7 @@ def test_pruned_filters_go_and_results_stay(name):
     np.testing.assert_allclose(run(smaller, x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["plain", "resnet-20", "concatenating"])
+@pytest.mark.parametrize("name", ["plain", "resnet-20", "concatenating", "densenet", "inception"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantized_results_stay_to_the_bit(name, bits):
     build, shape = NETS[name]

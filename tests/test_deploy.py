@@ -34,7 +34,7 @@ def test_a_float_model_gives_the_same_answers_from_its_file(name, tmp_path):
     np.testing.assert_allclose(artefact(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["plain", "resnet-20", "concatenating"])
+@pytest.mark.parametrize("name", ["plain", "resnet-20", "concatenating", "densenet", "inception"])
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_a_quantized_model_gives_the_same_bits_from_its_file(name, per_channel, bits, tmp_path):

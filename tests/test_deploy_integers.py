@@ -67,6 +67,12 @@ def test_whatever_lies_on_lattices_is_uint8(rng, name, left):
     assert floats_left(to_integers(graph).graph) == left
 
 
+@pytest.mark.parametrize("name", ["resnet-20", "resnet-20 B"])
+def test_shortcuts_and_all_of_a_residual_net_are_one_program(rng, name):
+    _, graph = quantized(*make(name, rng))
+    assert [node.op for node in with_programs(to_integers(graph).graph).nodes] == [RunProgram]
+
+
 def test_a_net_of_integers_is_one_program(rng):
     _, graph = quantized(*make("simple", rng))
     nodes = with_programs(to_integers(graph).graph).nodes

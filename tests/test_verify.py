@@ -101,6 +101,14 @@ def test_a_model_of_floats_is_compared_up_to_rounding(rng, tmp_path):
     assert not found.exact
 
 
+@pytest.mark.parametrize("floats", ["conv1", "conv2", "fc1"])
+def test_a_layer_left_in_floats_changes_no_bit(deployed, floats):
+    model, x, path = deployed("simple", layers_bits={floats: None})
+    found = verify(model, path, [x])
+    assert found.exact
+    assert found.equal, "\n".join(map(str, found.routes))
+
+
 def test_only_some_images_go_through_the_reference(deployed):
     model, x, path = deployed("simple")
     found = verify(model, path, batches(x, 2), reference_images=3)
@@ -160,6 +168,7 @@ def trained():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["W2", "mixed"])
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
 @pytest.mark.parametrize("bits", [8, 4, 2])

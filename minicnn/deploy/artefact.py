@@ -112,6 +112,9 @@ def from_parts(meta: Any, arrays: dict[str, np.ndarray], name: str = "data") -> 
     try:
         if not isinstance(about, dict):
             raise ProgramError(f"program: expected a table of facts about it, got {type(about).__name__}")
-        return Artefact(from_plain(meta.get("program"), arrays), about)
+        graph = from_plain(meta.get("program"), arrays)
+        if len(graph.inputs) != 1:
+            raise ProgramError(f"program: expected one input, got {len(graph.inputs)}")
+        return Artefact(graph, about)
     except ProgramError as problem:
         raise FileError(f"{name} is no intact .mcnn file: {problem}; copy it anew") from problem

@@ -35,14 +35,14 @@ class Program:
             [slots[value].number for value in inputs],
             [slots[value].number for value in outputs],
         )
-        self._made: dict[tuple[Any, str], Any] = {}
+        self._made: dict[Any, Any] = {}  # by back end
 
     def __call__(self, *arrays: Any) -> tuple[Any, ...]:
         """The outputs for the inputs."""
-        key = (kernels.of(FLOAT32), kernels.algorithm("integer"))
-        made = self._made.get(key)
+        backend = kernels.of(FLOAT32)
+        made = self._made.get(backend)
         if made is None:
-            made = self._made[key] = key[0].IntegerProgram(*self._row)
+            made = self._made[backend] = backend.IntegerProgram(*self._row)
         return made(*arrays)
 
 

@@ -1,6 +1,8 @@
 """Neighbours on integers become one: a ReLU is a bound of the layer before it, max-pooling its last part.
 
-Both only if nobody else reads what lies between. Nodes whose results nobody reads are left out.
+And the shortcut of a residual net without weights, every other pixel and channels of zeros, is a convolution
+with one 1 for each channel, which a program can hold. All only if nobody else reads what lies between. Nodes
+whose results nobody reads are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.functions.indexing import GetItem
 from minicnn.functions.integer import (
     IntegerAdd,
     IntegerAvgPool2d,
@@ -19,8 +22,11 @@ from minicnn.functions.integer import (
     IntegerMaxPool2d,
     Quantize,
 )
-from minicnn.graph.constants import host_array
+from minicnn.functions.moving import Pad
+from minicnn.graph.constants import constant, host_array
+from minicnn.graph.fuse import shortcut_options
 from minicnn.graph.ir import Graph, Node, Value
+from minicnn.tensor import Tensor
 
 _BOUNDED = (IntegerConv2d, IntegerLinear, IntegerAvgPool2d, IntegerAdd, Quantize)
 
@@ -46,15 +52,23 @@ def fuse_integers(graph: Graph) -> Graph:
         x = node.inputs[0]
         if x in made_by and x not in kept and len(readers[x]) == 1:
             before = nodes[made_by[x]]
-            options = _clipping(before, node) or _pooling(before, node)
-            if options is not None:
-                nodes[made_by[x]] = replace(before, options=options, outputs=node.outputs)
+            fused = _fused(before, node)
+            if fused is not None:
+                nodes[made_by[x]] = replace(fused, outputs=node.outputs)
                 made_by[node.output] = made_by[x]
                 continue
-        if node.op in _BOUNDED:
+        if node.op in (*_BOUNDED, GetItem):
             made_by[node.output] = len(nodes)
         nodes.append(node)
     return Graph(graph.inputs, graph.outputs, nodes)
+
+
+def _fused(before: Node, node: Node) -> Node | None:
+    """One node that does what both do; None if there is none."""
+    if before.op is GetItem:
+        return _shortcut(before, node) if node.op is Pad else None
+    options = _clipping(before, node) or _pooling(before, node)
+    return None if options is None else replace(before, options=options)
 
 
 def _clipping(before: Node, node: Node) -> dict[str, Any] | None:
@@ -82,3 +96,28 @@ def _pooling(before: Node, node: Node) -> dict[str, Any] | None:
     if options["padding"] != (0, 0) or options["dilation"] != (1, 1) or options["ceil_mode"]:
         return None
     return before.options | {"pool": (options["kernel_size"], options["stride"])}
+
+
+def _shortcut(pick: Node, pad: Node) -> Node | None:
+    """Pixels picked and channels added as a convolution that adds nothing and rounds nothing."""
+    x, zero = pick.values[0], pad.options["value"]
+    options = shortcut_options(pick, replace(pad, options=pad.options | {"value": 0}))
+    if options is None or pad.options["mode"] != "constant" or x.dtype != np.uint8:
+        return None
+    channels, before = options["channels"], options["before"]
+    weight = np.zeros((channels, x.shape[1], 1, 1), np.int8)
+    weight[before + np.arange(x.shape[1]), np.arange(x.shape[1])] = 1
+    return replace(
+        pick,
+        op=IntegerConv2d,
+        inputs=(
+            x,
+            constant("shortcut.steps", Tensor(weight)),
+            None,
+            constant("shortcut.factor", Tensor(np.ones(channels, np.float32))),
+        ),
+        options={
+            "x_zero": zero, "y_zero": zero, "qmin": 0, "qmax": 255, "stride": options["step"],
+            "padding": (0, 0), "dilation": (1, 1), "groups": 1, "pool": None,
+        },
+    )  # fmt: skip

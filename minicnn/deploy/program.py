@@ -15,7 +15,8 @@ import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn.creation import zeros
-from minicnn.deploy.rules import LARGEST, OPS, RULES, Cost, ProgramError, check
+from minicnn.deploy.rule_checks import LARGEST
+from minicnn.deploy.rules import OPS, RULES, Cost, ProgramError, check
 from minicnn.functions.quantization import QuantizedConv2d, QuantizedLinear
 from minicnn.grad_mode import no_grad
 from minicnn.graph.constants import constant, host_array, run

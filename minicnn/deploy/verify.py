@@ -2,15 +2,15 @@
 
 The model runs in eval mode; the file's integers run by the reference, by every route of the cpu's kernels,
 and as the file is run when it is called. Every value is compared: of one on a lattice the number that its
-integer stands for. A quantized model must agree to the bit (0 and -0 counting as one); without lattices, the
-result of a file may differ by rounding.
+integer stands for. A quantized model must agree to the bit (0 and -0 counting as one), with layers between
+that are left in floats, too; without any lattice, the result of a file may differ by rounding.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -21,6 +21,7 @@ import minicnn_kernels as kernels
 from minicnn.deploy.artefact import Artefact, load
 from minicnn.deploy.integers import Integers, to_integers
 from minicnn.deploy.lower import lower, of_any_batch
+from minicnn.functions.integer import IntegerOp
 from minicnn.grad_mode import no_grad
 from minicnn.graph import trace
 from minicnn.graph.channel_flow import ChannelFlow, has_channels
@@ -171,7 +172,7 @@ class _Model:
 
 
 class _Values:
-    """A Graph on integers, run op by op by one back end: every value as the floats that it stands for.
+    """A Graph on integers, run op by op, those on integers by one back end: every value as floats.
 
     layers: of the values, those that compute them here, where a pooling may be part of a convolution.
     """
@@ -186,8 +187,7 @@ class _Values:
         }
 
     def __call__(self, images: Tensor) -> dict[Value, np.ndarray]:
-        with kernels.use(self.backend):
-            known = _run(self.integers.graph, images)
+        known = _run(self.integers.graph, images, self.backend)
         found = {value: kernels.to_host(tensor.data) for value, tensor in known.items()}
         for value, (stored, lattice) in self.integers.stored.items():
             if stored in found:
@@ -195,12 +195,14 @@ class _Values:
         return found
 
 
-def _run(graph: Graph, images: Tensor) -> dict[Value, Tensor]:
-    """All results of a Graph, node by node."""
+def _run(graph: Graph, images: Tensor, integers_by: str = "cpu") -> dict[Value, Tensor]:
+    """All results of a Graph, node by node. integers_by: the back end for ops on integers."""
     known = {graph.inputs[0]: images}
     with no_grad():
         for node in graph.nodes:
-            results = run(node, *(known[x] for x in node.values if x.kind != "constant"))
+            chosen = kernels.use(integers_by) if issubclass(node.op, IntegerOp) else nullcontext()
+            with chosen:
+                results = run(node, *(known[x] for x in node.values if x.kind != "constant"))
             known.update(zip(node.outputs, results, strict=True))
     return known
 

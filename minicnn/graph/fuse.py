@@ -95,7 +95,7 @@ def _fused(chain: list[Node]) -> tuple[Node, int]:
     if head.op is BatchNorm:
         return _norm_block(chain)
     if head.op is GetItem and len(chain) > 1 and chain[1].op is Pad:
-        options = _shortcut(head, chain[1])
+        options = shortcut_options(head, chain[1])
         return (_node(chain[:2], Shortcut, head.inputs, options), 2) if options else (head, 1)
     if head.op in _REQUANTIZING and len(chain) > 1 and _rounds_again(head, chain[1]):
         return _node(chain[:2], head.op, head.inputs, head.options), 2
@@ -138,9 +138,11 @@ def _norm_block(chain: list[Node]) -> tuple[Node, int]:
     return (_node(chain[:length], BatchNormBlock, inputs, options), length) if length > 1 else (head, 1)
 
 
-def _shortcut(pick: Node, pad: Node) -> dict[str, Any] | None:
+def shortcut_options(pick: Node, pad: Node) -> dict[str, Any] | None:
     """Options of `Shortcut` if pixels of images are picked, and channels of zeros added; else None."""
     index, around = pick.options["index"], pad.options["pad"]
+    if not isinstance(index, tuple):
+        return None
     parts = [part for part in index if isinstance(part, slice) and (part.start, part.stop) == (None, None)]
     steps = [1 if part.step is None else part.step for part in parts]
     if len(pick.values[0].shape) != 4 or len(index) != 4 or len(parts) != 4 or steps[:2] != [1, 1]:
