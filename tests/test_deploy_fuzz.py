@@ -145,6 +145,19 @@ def test_spoilt_programs_are_refused_or_run(quantized, tmp_path):
     assert ran > 10
 
 
+@pytest.mark.parametrize("quantized", [True, False], ids=["quantized", "floats"])
+def test_a_program_that_serves_one_image_alone_is_refused_with_three(quantized, tmp_path):
+    """Flattened over the batch: a dense layer would read what is not there."""
+    meta, arrays = from_bytes(saved(quantized, tmp_path))
+    for node in meta["program"]["nodes"]:
+        if node["op"] == "Reshape":
+            node["options"]["shape"] = {"tuple": [1, -1]}
+    artefact = from_parts(meta, arrays)
+    artefact(np.zeros((1, 1, 7, 7), np.float32))
+    with pytest.raises(ValueError, match=r"serves one image|does not fit"):
+        artefact(np.zeros((3, 1, 7, 7), np.float32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quantized", [True, False], ids=["quantized", "floats"])
 def test_fifty_thousand_spoilt_programs_are_refused_or_run(quantized, tmp_path):

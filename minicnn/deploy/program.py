@@ -148,13 +148,15 @@ def of_batch(graph: Graph, size: int) -> Graph:
     nodes: list[Node] = []
     cost = Cost()
     with no_grad():
-        for node in graph.nodes:
+        for before in graph.nodes:
             node = replace(
-                node, inputs=tuple(new.get(x, x) if isinstance(x, Value) else x for x in node.inputs)
+                before, inputs=tuple(new.get(x, x) if isinstance(x, Value) else x for x in before.inputs)
             )
             if node.op in RULES:
                 cost = cost.plus(check(node))
                 cost.limit(size)
+            elif any(new[x].shape[1:] != x.shape[1:] for x in before.values if x in new):
+                raise ProgramError(f"program: {node.name} of '{node.layer}' serves one image, not {size}")
             results = run(node, *(known[x] for x in node.values if x.kind != "constant"))
             for old, tensor in zip(node.outputs, results, strict=True):
                 new[old] = Value(old.name, old.kind, tensor.shape, tensor.dtype)
