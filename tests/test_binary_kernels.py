@@ -154,12 +154,20 @@ for kind in ("binary", "ternary"):
     rest = getattr(reference, f"pack_{kind}_weight")(w), start, np.ones(37, np.float32)
     name = f"{kind}_linear_forward"
     np.testing.assert_array_equal(getattr(cpu, name)(x, *rest), getattr(reference, name)(x, *rest))
+images, taps = rng.standard_normal((2, 5, 6, 7), np.float32), rng.standard_normal((33, 5, 3, 3), np.float32)
+window = (3, 3), (1, 1), (1, 1), (1, 1)
+rest = reference.pack_binary_weight(taps), np.full(33, 45, np.int32), np.ones(33, np.float32), *window
+y, expected = (k.binary_conv2d_forward(images, *rest) for k in (cpu, reference))
+np.testing.assert_array_equal(y, expected)
+rows = reference.to_sparse_rows(np.where(np.abs(taps) > 1, taps, 0))
+y, expected = (k.sparse_conv2d_forward(images, *rows, None, *window, 1) for k in (cpu, reference))
+np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
 """
 
 
 @pytest.mark.slow  # both compile everything anew
 @pytest.mark.parametrize("tiles", ["plain", "8"])
-def test_other_machines_count_the_same(tiles):
+def test_other_machines_compute_the_same(tiles):
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, "MINICNN_TILES": tiles},

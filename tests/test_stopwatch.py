@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import minicnn
+import minicnn_kernels as kernels
 from minicnn import deploy, nn
-from minicnn.compress import binarize, prune
+from minicnn.compress import binarize, prune, quantize
 from minicnn.deploy.candidates import candidates, with_choices
+from minicnn.deploy.routes import route_of
 from minicnn.deploy.stopwatch import choices, measure
 from minicnn.graph.plan import Plan
 from minicnn.tensor import Tensor
@@ -174,6 +176,29 @@ def test_a_wrong_candidate_is_not_timed(pruned, images, monkeypatch):
     monkeypatch.setattr(SparseLinear, "forward", lambda self, *arrays: right(self, *arrays) * 1.01)
     with pytest.raises(RuntimeError, match=r"sparse rows of layer 'fc1' are off by 1\.0e-02"):
         deploy.choose(pruned, images, timer=clock())
+
+
+@pytest.mark.parametrize(("plain", "route"), [(2.0, "auto"), (0.5, "plain")])
+def test_the_route_of_integers_is_chosen_and_used(plain, route, tmp_path, images):
+    model = quantize(net(), images)
+    graph = deploy.lower(model.eval(), images)
+    note = deploy.choose_route(graph, images, batches=(1, 3), timer=clock(plain=plain, float=1.5))
+    assert note["route"] == route_of([note]) == route
+    assert note["words"].endswith(f"plain {plain:.3g} ms: route {route}")
+    path = tmp_path / "integers.mcnn"
+    deploy.save(model, path, images, about={"stopwatch": [note]})
+    artefact = deploy.load(path)
+    used = []
+    whole = artefact._whole
+    artefact._whole = lambda array: used.append(kernels.algorithm("integer")) or whole(array)
+    with minicnn.no_grad():
+        np.testing.assert_array_equal(artefact(images), model(minicnn.tensor(images)).numpy())
+    assert used == [route]
+
+
+def test_models_without_integers_have_no_route(images):
+    assert deploy.choose_route(deploy.lower(net(), images), images) is None
+    assert route_of([{"route": "magic"}, "x"]) == route_of(None) == "auto"
 
 
 def test_an_empty_sample_is_refused(pruned, images):

@@ -37,8 +37,9 @@ def run(options: argparse.Namespace) -> int:
     about = {key: configuration.get(key) for key in _ABOUT}
     sample = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
     if not (options.no_report or options.no_stopwatch):
-        _, notes = deploy.choose(deploy.lower(model, sample), sample)
-        about["stopwatch"] = notes
+        graph, notes = deploy.choose(deploy.lower(model, sample), sample)
+        route = deploy.choose_route(graph, sample)
+        about["stopwatch"] = notes = notes + ([] if route is None else [route])
         print(*(note["words"] for note in notes), sep="\n", end="\n\n" if notes else "")
     if options.no_report:
         deploy.save(model, output, sample, about=about, huffman=not options.no_huffman)

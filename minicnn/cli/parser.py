@@ -282,7 +282,7 @@ def _add_deploy(commands: Any) -> None:
     deploy.add_argument("--limit", type=_COUNT, metavar="N", help="test images to measure by (default all)")
     deploy.add_argument("--no-report", action="store_true", help="measure nothing")
     deploy.add_argument("--no-stopwatch", action="store_true",
-                        help="do not time other kernels for sparse, binary and ternary layers")  # fmt: skip
+                        help="do not time other kernels: sparse rows, bits, routes of integers")  # fmt: skip
     deploy.add_argument("--no-huffman", action="store_true", help="arrays at fixed widths only")
     deploy.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from minicnn.deploy.artefact import Artefact, load, save
 from minicnn.deploy.container import FileError
 from minicnn.deploy.lower import lower
+from minicnn.deploy.routes import choose_route
 from minicnn.deploy.stopwatch import choose
 from minicnn.deploy.verify import Verification, verify
 
-__all__ = ["Artefact", "FileError", "Verification", "choose", "load", "lower", "save", "verify"]
+__all__ = [
+    "Artefact",
+    "FileError",
+    "Verification",
+    "choose",
+    "choose_route",
+    "load",
+    "lower",
+    "save",
+    "verify",
+]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from minicnn.deploy.engine import Program, RunProgram, with_programs
 from minicnn.deploy.integers import to_integers
 from minicnn.deploy.lower import lower
 from minicnn.deploy.program import from_plain, of_batch, to_plain
+from minicnn.deploy.routes import AUTO, route_of
 from minicnn.deploy.rules import ProgramError
 from minicnn.deploy.stopwatch import choices
 from minicnn.grad_mode import no_grad
@@ -27,6 +29,7 @@ from minicnn.graph.fuse import fuse
 from minicnn.graph.ir import Graph
 from minicnn.graph.plan import Plan
 from minicnn.tensor import Tensor
+from minicnn_kernels.algorithms import using
 
 FORMAT = "minicnn artefact 1"
 _PLANS = 8  # kept, the most recently used
@@ -43,6 +46,7 @@ class Artefact:
     def __init__(self, graph: Graph, about: dict[str, Any]) -> None:
         self.graph, self.about = graph, about
         self.engine = with_programs(to_integers(with_choices(graph, choices(about.get("stopwatch")))).graph)
+        self._route = route_of(about.get("stopwatch"))
         self._whole = _whole_program(self.engine)
         self._plans: OrderedDict[int, Plan] = OrderedDict()  # by the size of the batch
         self._lock = threading.Lock()
@@ -59,6 +63,10 @@ class Artefact:
             raise ValueError(f"artefact: expected images (N, {shape}), got shape {array.shape}")
         if array.size and np.isnan(array.min()):
             raise ValueError("artefact: expected images of numbers, got NaN in them")
+        with nullcontext() if self._route == AUTO else using("integer", self._route):
+            return self._computed(array)
+
+    def _computed(self, array: np.ndarray) -> np.ndarray:
         if self._whole is not None:
             return np.asarray(self._whole(array)[0])
         with no_grad():

@@ -54,6 +54,11 @@ def measure(runs: Mapping[str, Run]) -> dict[str, float]:
     return {name: median(of) for name, of in times.items()}
 
 
+def compared(milliseconds: Mapping[str, Mapping[str, float]], plain: str, name: str) -> list[float]:
+    """How many times as fast `name` is as `plain`, at every batch."""
+    return [times[plain] / times[name] for times in milliseconds.values()]
+
+
 def choose(
     graph: Graph, sample: Any, *, batches: Sequence[int] = (1, 64), timer: Timer = measure
 ) -> tuple[Graph, list[dict[str, Any]]]:
@@ -165,11 +170,9 @@ def _note(
 ) -> dict[str, Any]:
     """What was measured of a layer, and what follows."""
 
-    def gains(name: str) -> list[float]:
-        return [times[PLAIN] / times[name] for times in milliseconds.values()]
-
-    best = max(others, key=lambda candidate: min(gains(candidate.name)))
-    chosen = best.name if min(gains(best.name)) >= 1 + MARGIN else PLAIN
+    gains = {candidate.name: compared(milliseconds, PLAIN, candidate.name) for candidate in others}
+    best = max(others, key=lambda candidate: min(gains[candidate.name]))
+    chosen = best.name if min(gains[best.name]) >= 1 + MARGIN else PLAIN
     note = {
         "layer": node.layer,
         "op": node.name,
@@ -180,7 +183,7 @@ def _note(
         },
         "chosen": chosen,
     }
-    return note | {"words": _sentence(note, best, gains(best.name))}
+    return note | {"words": _sentence(note, best, gains[best.name])}
 
 
 def _sentence(note: Mapping[str, Any], best: Candidate, gains: Sequence[float]) -> str:
