@@ -6,6 +6,7 @@ from test_cli import write_folder
 
 from minicnn.compress.model_file import load_trained
 from minicnn.compress.recipe import (
+    Binarize,
     Distill,
     LowRank,
     Prune,
@@ -105,6 +106,8 @@ def test_the_timeline_tells_what_happens_when():
         (values({"do": "quantize", "per_channel": 1}), "per_channel: expected true or false, got 1"),
         (values({"do": "quantize", "learned": True}), "learned step sizes are learned while training"),
         (values({"do": "quantize"}, {"do": "quantize"}), "quantize stands there 2 times"),
+        (values({"do": "binarize"}), "signs are learned while training"),
+        (values({"do": "quantize"}, {"do": "binarize", "start": 1}), "expected one of them"),
         (values({"do": "low_rank"}), "expected one of rank, energy and ratio, got none"),
         (values({"do": "low_rank", "rank": 2, "ratio": 0.5}), "got rank and ratio"),
         (values({"do": "share", "clusters": 1}), "clusters: expected an integer of at least 2"),
@@ -188,6 +191,7 @@ STEPS = {
         Quantize(bits=4, activation_bits=8, learned=True, start=2),
     ),
     "lattices over batch norm": (Quantize(bits=8, start=2, correct_bias=True, equalize=True),),
+    "prune, then ternary weights": (Prune(rate=0.5, start=1), Binarize(ternary=True, start=2)),
     "low rank, then filters": (
         LowRank(ratio=0.5, start=1),
         Prune(rate=0.25, start=2, unit="filter", layers=("conv*",)),

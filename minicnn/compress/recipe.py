@@ -15,11 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from minicnn.compress.recipe_steps import STEPS, Distill, LowRank, Prune, Quantize, Share, Step
+from minicnn.compress.recipe_steps import STEPS, Binarize, Distill, LowRank, Prune, Quantize, Share, Step
 from minicnn.compress.rules import FORMATS, check_keys, problems
 from minicnn.training.options import TrainingOptions, suggestion
 
 __all__ = [
+    "Binarize",
     "Distill",
     "LowRank",
     "Prune",
@@ -73,7 +74,9 @@ class Recipe(TrainingOptions):
                         f"{place}{key} = {epoch} is not within the {self.epochs} epochs of the training"
                         + ("; leave it out for after the last epoch" if key == "start" else "")
                     )
-        for once in ("quantize", "share", "low_rank", "distill"):
+        if {"quantize", "binarize"} <= {step.do for step in self.steps}:
+            yield "quantize and binarize: both say what becomes of a weight; expected one of them"
+        for once in ("quantize", "binarize", "share", "low_rank", "distill"):
             count = sum(step.do == once for step in self.steps)
             if count > 1:
                 yield f"{once} stands there {count} times; expected it once"

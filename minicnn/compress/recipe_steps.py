@@ -104,6 +104,21 @@ class Quantize(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Binarize(Step):
+    """Of the weights their signs, times one scale per output; with `ternary` the small ones are 0.
+
+    Activations stay as they are: behind a ReLU all signs are +1. See `minicnn.compress.binarize`.
+    """
+
+    do = "binarize"
+    ternary: bool = False
+
+    def contradictions(self) -> Iterator[str]:
+        if self.start is None:
+            yield "signs are learned while training: when does it begin? give start"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Share(Step):
     """`clusters` values per layer, found by k-means; with `start` the values are then trained.
 
@@ -156,4 +171,6 @@ class Distill(Step):
             yield "a teacher has no layers to choose"
 
 
-STEPS: dict[str, type[Step]] = {kind.do: kind for kind in (Prune, Quantize, Share, LowRank, Distill)}
+STEPS: dict[str, type[Step]] = {
+    kind.do: kind for kind in (Prune, Quantize, Binarize, Share, LowRank, Distill)
+}

@@ -12,12 +12,13 @@ from typing import Any
 
 from minicnn import data
 from minicnn.compress.bias_correction import correct_bias
+from minicnn.compress.binary import binarize
 from minicnn.compress.equalize import equalize
 from minicnn.compress.low_rank import low_rank
 from minicnn.compress.mask import set_mask
 from minicnn.compress.prune import prune
 from minicnn.compress.quantize import freeze_quantizers, quantize
-from minicnn.compress.recipe import LowRank, Prune, Quantize, Recipe, Share, Step
+from minicnn.compress.recipe import Binarize, LowRank, Prune, Quantize, Recipe, Share, Step
 from minicnn.compress.schedule import PolynomialPruning
 from minicnn.compress.select import select_layers
 from minicnn.compress.share import share
@@ -58,6 +59,8 @@ class Compressor:
                 prune(self.model, step.rate, **self.prune_options(step))
             case Quantize():
                 self._quantize(step)
+            case Binarize():
+                binarize(self.model, layers=step.layers, ternary=step.ternary)
             case Share():
                 share(
                     self.model,
