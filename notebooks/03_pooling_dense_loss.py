@@ -243,7 +243,10 @@ minicnn.fit(
 )
 result = minicnn.evaluate(model, data.DataLoader(data.Subset(test_set, range(2_000)), 500))
 print(f"test accuracy {result.accuracy:.1%}")
-viz.feature_maps(model, shirt[0], ["0", "2", "3", "5"])
+seen = next(iter(data.DataLoader(test_set, 5)))[
+    0
+]  # as the network sees images: normalized to mean 0 and spread 1
+viz.feature_maps(model, seen[4], ["0", "2", "3", "5"])
 
 # %% [markdown]
 # Some maps of the first layer show edges from above, some the surface. Those of the second are coarser, and harder to name. The last row is

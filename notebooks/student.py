@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import build
 
 _SOLUTION = re.compile(
-    r"^(?P<indent>[ ]*)# <solution: (?P<sentence>[^>]+)>\n.*?^[ ]*# </solution>$", re.MULTILINE | re.DOTALL
+    r"^(?P<indent>[ ]*)# <solution: (?P<sentence>[^\n]+)>\n.*?^[ ]*# </solution>$", re.MULTILINE | re.DOTALL
 )
 
 

@@ -72,8 +72,12 @@ def test_exercise_fails_on_the_stub_and_passes_on_the_solution(source: Path, pos
 
 
 def test_a_solution_is_cut_out_and_an_exercise_without_one_is_refused() -> None:
-    code = "def f(x):\n    # <solution: Return twice x.>\n    y = 2 * x\n    return y\n    # </solution>\n"
-    assert student.without_solution(code) == "def f(x):\n    raise NotImplementedError('Return twice x.')\n"
+    code = (
+        "def f(x):\n    # <solution: Return 2 x if x > 0.>\n    y = 2 * x\n    return y\n    # </solution>\n"
+    )
+    assert (
+        student.without_solution(code) == "def f(x):\n    raise NotImplementedError('Return 2 x if x > 0.')\n"
+    )
     with pytest.raises(ValueError, match="an exercise needs its solution between"):
         student.without_solution("def f(x):\n    return x\n")
 
