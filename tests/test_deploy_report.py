@@ -17,6 +17,7 @@ from minicnn.deploy.report.tables import page
 from minicnn.training.evaluate import evaluate
 
 NAMES = ["a|b", "<i>", "c"]
+NOTES = [{"layer": "fc1", "words": "fc1: 90% zeros, dense"}]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,9 @@ def network():
 def measured(loader, tmp_path_factory):
     """A model, its file and what was measured of it."""
     model, path = network(), tmp_path_factory.mktemp("file") / "a.mcnn"
-    size = deploy.save(model, path, next(iter(loader))[0][:1], about={"class_names": NAMES})
+    size = deploy.save(
+        model, path, next(iter(loader))[0][:1], about={"class_names": NAMES, "stopwatch": NOTES}
+    )
     return SimpleNamespace(
         model=model,
         path=path,
@@ -163,6 +166,7 @@ def test_the_report_shows_what_was_measured_and_needs_nothing_else(measured, loa
     assert (held["file"], held["damage"], held["compare"]) == (numbers, hurt, other)
     text = " ".join((tmp_path / "a.report.md").read_text().split())
     assert f"| bytes on disk | {measured.size:,} | {measured.size:,} |" in text
+    assert "- fc1: 90% zeros, dense" in text
     assert f"{hurt['changed']} of 40 images are answered otherwise" in text
     assert "a\\|b" in text
     html = (tmp_path / "a.report.html").read_text()

@@ -28,24 +28,29 @@ _PUBLISHED = {
 
 
 class _Plan(NamedTuple):
-    """How one network is compressed: of its weights `rate` go, the others share `clusters` values a layer."""
+    """How one network is compressed: of its weights `rate` go, the others share `clusters` values a layer.
+
+    lr_factor: of the learning rate, for shared values.
+    """
 
     rate: float
-    clusters: int
+    clusters: int | dict[str, int]
     epochs: int
     batch_size: int
     lr: float
+    lr_factor: float
     warmup: float
 
 
+_LENET_300 = {"fc1": 16, "fc2": 16, "fc3": 32}  # the last layer has few weights, and all of them matter
 _PLANS = {
     "lenet-300-100": {
-        "compressed": _Plan(0.90, 12, 20, 256, 0.05, 1),
-        "compressed further": _Plan(0.94, 8, 40, 256, 0.05, 1),
+        "compressed": _Plan(0.90, _LENET_300, 20, 256, 0.05, 0.05, 1),
+        "compressed further": _Plan(0.94, _LENET_300, 20, 256, 0.05, 0.05, 1),
     },
     "lenet-5": {
-        "compressed": _Plan(0.92, 12, 3, 128, 0.01, 0.2),
-        "compressed further": _Plan(0.97, 12, 8, 128, 0.01, 0.2),
+        "compressed": _Plan(0.92, 12, 3, 128, 0.01, 0.01, 0.2),
+        "compressed further": _Plan(0.97, 12, 6, 128, 0.01, 0.05, 0.2),
     },
 }
 
@@ -62,7 +67,7 @@ def rows(options: Options) -> list[Row]:
 
 
 def _recipe(options: Options, model: str, plan: _Plan) -> Recipe:
-    """Pruned in the first half of the training, shared for its last fifth."""
+    """Pruned in the first half of the training, shared for its last quarter."""
     epochs = options.epochs or (3 if options.quick else plan.epochs)
     return Recipe(
         data=options.data or "",
@@ -78,7 +83,7 @@ def _recipe(options: Options, model: str, plan: _Plan) -> Recipe:
         weight_decay=1e-4,
         steps=(
             Prune(rate=plan.rate, start=0, end=max(epochs // 2, 1), every="100 batches", scope="global"),
-            Share(clusters=plan.clusters, biases=32, start=epochs * 4 // 5),
+            Share(clusters=plan.clusters, biases=32, start=epochs * 3 // 4, lr_factor=plan.lr_factor),
             Distill(teacher=model),
         ),
     )

@@ -14,6 +14,7 @@ from minicnn.deploy.artefact import Artefact, load
 from minicnn.deploy.report.latency import latency
 from minicnn.deploy.report.machine import machine
 from minicnn.deploy.report.memory import peak_memory
+from minicnn.deploy.stopwatch import words
 from minicnn.graph import cost
 from minicnn.tensor import as_tensor
 from minicnn.training.evaluate import evaluate
@@ -36,8 +37,8 @@ def measure_artefact(
 
     {"bytes": of the file, "macs": of one image, "images", "accuracy", "loss", "per_class": {name: share or
     None}, "latency": [{"batch", "median_ms", "low_ms", "high_ms", "calls"}], "memory": {"batch",
-    "before_mib", "peak_mib"} or None, "threads", "machine"}. Raises what `load` raises, and ValueError for
-    a loader without images.
+    "before_mib", "peak_mib"} or None, "threads", "machine", "stopwatch": sentences about kernels that were
+    chosen when the file was made}. Raises what `load` raises, and ValueError for a loader without images.
     """
     artefact = load(path)
     evaluation = evaluate(lambda images: as_tensor(artefact(images)), loader)
@@ -53,6 +54,7 @@ def measure_artefact(
     images = next(iter(loader))[0].numpy()
     numbers["latency"] = [latency(artefact, _of_size(images, size), seconds=seconds) for size in batches]
     numbers["memory"] = peak_memory(path, batch=max(batches)) if memory else None
+    numbers["stopwatch"] = words(artefact.about.get("stopwatch"))
     return numbers | {"threads": minicnn.get_num_threads(), "machine": machine()}
 
 

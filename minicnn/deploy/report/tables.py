@@ -58,6 +58,7 @@ def _lines(numbers: dict[str, Any]) -> list[str]:
         f"measured on {facts['processor']} with {facts['vector_bits']}-bit vectors, {facts['cores']} cores, "
         f"{numbers['threads']} in use; {facts['system']}, minicnn {facts['minicnn']}",
         f"accuracy on {numbers['images']:,} images",
+        *numbers["stopwatch"],
     ]
 
 
