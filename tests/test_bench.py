@@ -291,10 +291,12 @@ def test_wrong_options_are_explained(arguments, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["steps", "forward", "growth", "narrow", "memory", "startup"])
+@pytest.mark.parametrize("what", ["steps", "forward", "integers", "growth", "narrow", "memory", "startup"])
 def test_a_short_run_of(what, tmp_path):
     options = ["--nets", "W2", "--threads", "1", "--rounds", "2", "--quick"]
-    if what not in ("growth", "startup"):
+    if what == "integers":
+        options += ["--engines", "minicnn-int8,minicnn"]
+    elif what not in ("growth", "startup"):
         options += ["--engines", "minicnn"]
     path = tmp_path / f"{what}.json"
     done = subprocess.run(

@@ -8,7 +8,7 @@ pytest.importorskip("bench", reason="the benchmarks are not part of an installed
 import minicnn
 import minicnn_kernels as kernels
 from bench.nets import NETS
-from bench.peers import inference, portable
+from bench.peers import inference, integers, portable
 from bench.peers.to_ncnn import to_ncnn
 from bench.worker import Unavailable, Worker
 from minicnn import nn
@@ -106,6 +106,23 @@ def test_inference_engines_give_what_float64_gives(engine, samples):
             raise
         worker.prepare("batch 64")  # raises if its output is off
         worker.prepare("batch 1")
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("engine", list(integers.ENGINES))
+def test_engines_in_eight_bits_stay_near_the_floats(engine, tmp_path):
+    portable.save(tmp_path / "W2.npz", portable.make_sample("W2"))
+    options = {"name": engine, "folder": str(tmp_path), "net": "W2", "threads": 1}
+    with Worker("bench.peers.integers:make", **options) as worker:
+        try:
+            worker.wait_until_ready()
+        except Unavailable as error:
+            if str(error).endswith("is not installed"):
+                pytest.skip(str(error))
+            raise
+        worker.prepare("batch 64")  # raises if its output is off
+        error = worker.prepare("batch 1")
+    assert (error < inference.TOLERANCE) == (engine == "minicnn")  # the others have rounded to 8 bits
 
 
 def test_an_output_that_is_off_is_seen():

@@ -45,18 +45,23 @@ def make(name: str, folder: str, net: str, *, threads: int) -> Engine:
 
 
 def _minicnn(net: str, sample: Sample, threads: int) -> Built:
-    """minicnn's program of integers."""
-    import minicnn_kernels as kernels
-    from bench.peers.to_integers import to_integers
+    """minicnn: quantized after training, written into a file, loaded from it."""
+    import minicnn
+    from minicnn import deploy, nn
+    from minicnn.compress import quantize
 
-    kernels.set_threads(threads)
-    program = kernels.backend("cpu").IntegerProgram(*to_integers(sample.layers, sample.images))
+    minicnn.set_num_threads(threads)
+    model = NETS[net].build(nn).eval()
+    model.load_state_dict({name: minicnn.from_numpy(array) for name, array in sample.state.items()})
+    quantize(model, [minicnn.from_numpy(sample.images)])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.mcnn"
+        deploy.save(model, path, minicnn.from_numpy(sample.images[:2]))
+        artefact = deploy.load(path)
 
     def build(batch: int) -> Forward:
         images = sample.images[:batch]
-        if program.prepare(images) is None:
-            raise Unavailable("this program has no compiled loop here")
-        return lambda: program(images)[0]
+        return lambda: artefact(images)
 
     return build, minicnn_facts
 

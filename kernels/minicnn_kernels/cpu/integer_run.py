@@ -3,6 +3,12 @@
 The program is one table of int64, a line per step: its kind, the array from outside that it uses, then the
 fields of its tuple. Groups are the tasks of one parallel loop. Where there are fewer images than threads, the
 threads share the products of one group; where no thread is to be woken, a group runs by itself.
+
+Expected for the net W1 (3x3 convolutions from 3 to 32 and on to 64 channels, dense 4,096 to 128): 6.4 million
+products an image, with those that fill up runs, 64 of them a cycle at 3.7 GHz: 27 us. Seen on one core of a
+Zen 4, batch 64: 31 us, of which 20.9, 5.5 and 2.3 are the three layers, 0.9 quantizes the image and 0.2 fills
+borders. One image alone takes 43: its dense layer waits for weights from the second-level cache (3 more), and
+Python needs 7.
 """
 
 from __future__ import annotations
