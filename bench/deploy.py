@@ -46,6 +46,7 @@ def measure(
                 entries.append(_compare("bits", _name("3x3", layer), count, _convolution(*layer), pace))
             for net in ("W2",) if quick else ("W2", "W3"):
                 entries.append(_compare("channels", net, count, _halved(net), pace))
+                entries.append(_compare("constants", net, count, _halved(net, biases_stay=True), pace))
                 entries.append({"kind": "sparse", "what": net, "threads": count, "notes": _notes(net)})
     finally:
         minicnn.set_num_threads(before)
@@ -104,12 +105,21 @@ def _convolution(images: int, channels: int, size: int, outputs: int) -> dict[st
     }
 
 
-def _halved(net: str) -> dict[str, Callable[[], Any]]:
-    """A deployed net, and the same without half of the channels and units of all layers but the last."""
+def _halved(net: str, *, biases_stay: bool = False) -> dict[str, Callable[[], Any]]:
+    """A deployed net, and the same without half of the channels and units of all layers but the last.
+
+    biases_stay: a channel without weights is still as bright as its bias. What the next convolution makes of
+    it, other at its padded border than inside, is added as an image, which costs a pass of its own.
+    """
+    import minicnn
     from minicnn.compress import prune
 
     def remove(model: Any, layers: list[str]) -> None:
         prune(model, 0.5, unit="filter", layers=layers)
+        for layer in map(model.get_submodule, layers if not biases_stay else ()):
+            alive = np.abs(layer.weight.detach().numpy()).reshape(len(layer.weight), -1).any(axis=1)
+            with minicnn.no_grad():
+                layer.bias.copy_(minicnn.from_numpy(layer.bias.detach().numpy() * alive))
 
     return {"dense": _plan(_lowered(net)), "half": _plan(_lowered(net, remove))}
 
@@ -156,7 +166,11 @@ def _normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-_TITLES = {"bits": "signs against sgemm", "channels": "half of the channels against all"}
+_TITLES = {
+    "bits": "signs against sgemm",
+    "channels": "half of the channels against all",
+    "constants": "the same, but their biases stay",
+}
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
