@@ -6,8 +6,8 @@ registers for the whole row, and one that is 0 costs nothing. Pixels of a padded
 one line, so that a tap is a fixed distance; sums that straddle two lines are computed and thrown away.
 
 Expected: 64 products a weight in 6 to 8 cycles, for most loads straddle cache lines, where the dense tiles
-take 4, and Winograd saves them half of the products. Measured on one core of Zen 4 without 90% of the weights:
-dense layers of 64 images 1.7 to 2.1 times as fast as with all of them, one image 0.5 to 1; the 3x3
+take 4, and Winograd saves them half of the products. Measured on one core of Zen 4, without 90% of the
+weights: dense layers of 64 images 1.7 to 2.1 times as fast as with all of them, one image 0.5 to 1; the 3x3
 convolutions of W2 and W3, 64 images, 0.7 to 1.5 times, one image 0.5 to 0.9. The stopwatch of
 `minicnn.deploy` measures, and decides.
 """
