@@ -120,7 +120,9 @@ def test_experiments_on_mnist_ask_for_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fashion", "pareto", "lenet", "deep-compression", "lottery", "hinton"])
+@pytest.mark.parametrize(
+    "name", ["fashion", "pareto", "lenet", "deep-compression", "lottery", "hinton", "binary"]
+)
 def test_a_quick_run_of_everything(name, tmp_path):
     folder = write_folder(tmp_path / "digits", train=400, test=100, size=28, classes=7)
     done = subprocess.run(

@@ -164,10 +164,12 @@ def binarize(
     weights may also be 0. scaled, limit: of binary weights, see `Binarize`. per_channel: one scale for each
     output, else one for all.
 
-    A bias of a layer with binary input is rounded to whole steps of its scale in eval mode: batch norm behind
-    a layer without bias is better. Returns the model. Raises ValueError, the model untouched, for layers that
-    are quantized already, for masked weights (a sign is never 0: use ternary), and for inputs behind a ReLU,
-    whose signs are all +1.
+    Behind batch norm a scale changes little: without one a file takes one bit for a weight everywhere, with
+    it only where the input is on a lattice, too. A bias of a layer with binary input is rounded to whole
+    steps of its scale in eval mode: batch norm behind a layer without bias is better.
+
+    Returns the model. Raises ValueError, the model untouched, for layers that are quantized already, for
+    masked weights (a sign is never 0: use ternary), and for inputs behind a ReLU, whose signs are all +1.
     """
     chosen = select_layers(model, layers, kinds=QUANTIZABLE)
     for name, module in chosen.items():
