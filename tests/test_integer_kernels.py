@@ -188,7 +188,7 @@ def test_images_of_another_size_and_bytes_are_planned_anew(rng):
     for size in [(12, 14), (9, 30), (12, 14)]:
         x = rng.integers(0, 256, (3, 3, *size), np.uint8)
         assert_equal(program(x)[0], expected(x)[0])
-    assert program.prepare(x) is not None
+    assert (program.prepare(x) is not None) == VNNI
 
 
 def test_two_python_threads_run_one_program(rng):

@@ -20,9 +20,18 @@ from minicnn_kernels.algorithms import using
 from minicnn_kernels.cpu.calls import aligned
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.conv import conv2d_forward
+from minicnn_kernels.cpu.integer_multiply import Multiply
 from minicnn_kernels.cpu.integer_plan import Output, Plan, make_plan
 from minicnn_kernels.cpu.integer_routes import VNNI, route
-from minicnn_kernels.cpu.integer_run import OUTSIDE, first_byte, run, run_plain, table
+from minicnn_kernels.cpu.integer_run import (
+    OUTSIDE,
+    first_byte,
+    multiply_plainly,
+    run_groups,
+    run_steps,
+    share_product,
+    table,
+)
 from minicnn_kernels.cpu.layout import address, contiguous
 from minicnn_kernels.cpu.linear import linear_forward
 from minicnn_kernels.cpu.quantization import exact_product
@@ -91,7 +100,11 @@ class _Prepared:
             (shape[2:] if flat and shape[:2] == (1, 1) else shape, dtype)
             for shape, flat, dtype in plan.outputs
         ]
-        self._shared = any(getattr(step, "shared", False) for step, _ in plan.steps)
+        self._lines = [
+            (address(line), isinstance(step, Multiply), bool(getattr(step, "shared", False)))
+            for line, (step, _) in zip(self._table, plan.steps, strict=True)
+        ]
+        self._shared = any(is_shared for _, _, is_shared in self._lines)
         self._free: list[_Workspace] = []
 
     def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -115,20 +128,28 @@ class _Prepared:
         return tuple(map(_as_asked, results, self.plan.outputs))
 
     def _run(self, workspace: _Workspace, images: int) -> None:
-        places = workspace.outside_address, workspace.scratch
+        outside, scratch = workspace.outside_address, workspace.scratch
+        workers = threads.get_threads()
         if route() == "plain" and VNNI:
             for first in range(0, images, self.plan.group):
-                run_plain(self._table, *places, min(self.plan.group, images - first))
-                workspace.outside[::OUTSIDE] += self.plan.group * workspace.outside[1::OUTSIDE]
-            return
-        workers = threads.get_threads()
-        group, parts = images, 1
-        if images < workers and self._shared:
-            parts = workers
-        elif images > self.plan.group or workers > 1 < images:
+                count = min(self.plan.group, images - first)
+                for line, is_product, _ in self._lines:
+                    if is_product:
+                        multiply_plainly(line, scratch, count)
+                    else:
+                        run_steps(line, 1, outside, scratch, first, count)
+        elif images < workers and self._shared:
+            for line, _, is_shared in self._lines:
+                if is_shared:
+                    share_product(line, scratch, images, workers)
+                else:
+                    run_steps(line, 1, outside, scratch, 0, images)
+        elif images == 1 or (workers == 1 and images <= self.plan.group):
+            run_steps(*self._program, outside, scratch, 0, images)
+        else:
             tasks = -(-images // self.plan.group)
-            group, parts = -(-images // (-(-tasks // workers) * workers)), 0  # every thread gets as many
-        run(*self._program, *places, self._scratch, images, group, parts)
+            group = -(-images // (-(-tasks // workers) * workers))  # every thread gets as many
+            run_groups(*self._program, outside, scratch, self._scratch, images, group)
 
 
 class _Workspace:

@@ -34,6 +34,8 @@ _KINDS = (Quantize, Load, Store, Border, Multiply, MultiplyChannels, Pool, Add, 
 _SIZES = tuple(len(kind._fields) for kind in _KINDS)
 _QUANTIZE, _LOAD, _STORE, _BORDER, _MULTIPLY, _CHANNELS, _POOL, _ADD, _LOOKUP, _PLACE = _SIZES
 
+_FIRST, _ALONE = np.intp(0), np.intp(1)  # a literal would be a type of its own, and compiled once more
+
 
 def table(program: Sequence[tuple[Any, int]]) -> np.ndarray:
     """(steps, WORDS) int64 for (step, number of the array from outside that it uses, or 0)."""
@@ -50,28 +52,35 @@ def first_byte(array):
     return array.ctypes.data
 
 
-@kernel(parallel=True)
-def run(program, length, arrays, scratch, scratch_bytes, images, group, parts):
-    """All steps for all images. program, arrays, scratch: addresses; scratch_bytes: of one thread.
-
-    parts 0: `group` images are a task, and every thread has its own scratch. parts 1: all images are one
-    group, and no thread is woken. Else they are one group, and so many threads share each large product.
-    """
-    if parts == 0:
-        for task in prange((images + group - 1) // group):
-            first = np.intp(task) * group
-            place = scratch + np.intp(get_thread_id()) * scratch_bytes
-            count = min(group, images - first)
-            for i in range(length):
-                _run_step(program + INT_BYTES * WORDS * i, arrays, place, first, count)
-        return
+@kernel
+def run_steps(program, length, arrays, scratch, first, count):
+    """So many steps for `count` images from `first` on. program, arrays, scratch: addresses."""
     for i in range(length):
-        line = program + INT_BYTES * WORDS * i
-        if parts > 1 and _is_shared(line):
-            for part in prange(parts):
-                _multiply_part(line, scratch, images, np.intp(part), parts)
-        else:
-            _run_step(line, arrays, scratch, 0, images)
+        _run_step(program + INT_BYTES * WORDS * i, arrays, scratch, first, count)
+
+
+@kernel(parallel=True)
+def run_groups(program, length, arrays, scratch, scratch_bytes, images, group):
+    """All steps for all images, `group` of them in a task; every thread has scratch_bytes of its own."""
+    for task in prange((images + group - 1) // group):
+        first = np.intp(task) * group
+        place = scratch + np.intp(get_thread_id()) * scratch_bytes
+        run_steps(program, length, arrays, place, first, min(group, images - first))
+
+
+@kernel(parallel=True)
+def share_product(line, scratch, count, parts):
+    """One large product for one group of images, which so many threads share."""
+    for part in prange(parts):
+        words = integers(line, WORDS)[2:]
+        multiply(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, np.intp(part), parts)
+
+
+@kernel
+def multiply_plainly(line, scratch, count):
+    """A product in ordinary loops, whatever the machine has."""
+    words = integers(line, WORDS)[2:]
+    multiply_plain(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, _FIRST, _ALONE)
 
 
 @kernel
@@ -83,7 +92,7 @@ def _run_step(program_line, arrays, scratch, first, count):
     start = array[0] + first * array[1]
     strides = array[1], array[2], array[3], array[4]
     if kind == MULTIPLY:
-        multiply(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, 0, 1)
+        multiply(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, _FIRST, _ALONE)
     elif kind == BORDER:
         steps.border(Border(*to_fixed_tuple(words, _BORDER)), scratch, count)
     elif kind == QUANTIZE:
@@ -102,32 +111,3 @@ def _run_step(program_line, arrays, scratch, first, count):
         steps.lookup(Lookup(*to_fixed_tuple(words, _LOOKUP)), scratch, count)
     elif kind == PLACE:
         steps.place(Place(*to_fixed_tuple(words, _PLACE)), scratch, count)
-
-
-@kernel
-def _is_shared(line):
-    words = integers(line, WORDS)
-    return words[0] == MULTIPLY and Multiply(*to_fixed_tuple(words[2:], _MULTIPLY)).shared != 0
-
-
-@kernel
-def _multiply_part(line, scratch, count, part, parts):
-    words = integers(line, WORDS)[2:]
-    multiply(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, part, parts)
-
-
-def run_plain(lines: np.ndarray, arrays: int, scratch: int, images: int) -> None:
-    """All steps for one group of images, products in ordinary loops."""
-    start = lines.ctypes.data
-    for i, line in enumerate(lines):
-        place = start + INT_BYTES * WORDS * i
-        if line[0] == MULTIPLY:
-            _multiply_plain(place, scratch, images)
-        else:
-            run(place, 1, arrays, scratch, 0, images, images, 1)
-
-
-@kernel
-def _multiply_plain(line, scratch, count):
-    words = integers(line, WORDS)[2:]
-    multiply_plain(Multiply(*to_fixed_tuple(words, _MULTIPLY)), scratch, count, 0, 1)
