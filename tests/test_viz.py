@@ -193,6 +193,7 @@ RESULTS = {
     "beaten": {"accuracy": 0.90, "bytes": 500},
     "twin": {"accuracy": 0.91, "bytes": 100},
     "same size": {"accuracy": 0.92, "bytes": 1000},
+    "same accuracy": {"accuracy": 0.91, "bytes": 300},
 }
 
 
@@ -221,6 +222,13 @@ def test_saliency_is_the_gradient_of_the_score(images):
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     figure = viz.saliency(model, images, [2, 0, 1, 1, 0], list("abcde"))
     np.testing.assert_allclose(shown(figure.axes[5]), maps[0])
+
+
+def test_saliency_of_colours_is_the_largest_over_channels():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4, 2))
+    pictures = np.random.default_rng(0).standard_normal((1, 3, 2, 2)).astype(np.float32)
+    weight = abs(model[1].weight.detach().numpy()).reshape(2, 3, 2, 2)
+    np.testing.assert_allclose(viz.saliency_maps(model, pictures, [1])[0], weight[1].max(axis=0), rtol=1e-6)
 
 
 def test_directions_are_as_long_as_the_filters(model):
