@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("bench", reason="the benchmarks are not part of an installed package")
 
-from bench import bursts, goals, growth, ops, record, startup, steps
+from bench import bursts, deploy, goals, growth, ops, record, startup, steps
 from bench.cases import in_minicnn
 from bench.worker import Unavailable, Worker, ask_all, start
 
@@ -73,6 +73,25 @@ def entry(milliseconds, *, missing=None, **place):
 
 
 # Tables
+
+
+def test_the_table_of_deployment_holds_ratios_and_what_the_stopwatch_said():
+    results = [
+        {
+            "kind": "bits",
+            "what": "dense 64 x 784 x 300",
+            "threads": 1,
+            "times_as_fast": [7.0, 8.0, 9.0],
+            "ms": {"sgemm": 0.32, "bits": 0.04},
+        },
+        {"kind": "sparse", "what": "W2", "threads": 2, "notes": [{"words": "3: 90% zeros: kept dense"}]},
+    ]
+    lines = deploy.table(results).splitlines()
+    assert "dense 64 x 784 x 300" in lines[2]
+    assert lines[2].endswith("8 (7 to 9) |")
+    assert lines[-1] == "- W2, 2 threads, 3: 90% zeros: kept dense"
+    bits = next(goal for goal in goals.judge({"deploy": results}) if goal["row"].startswith("XNOR"))
+    assert (bits["verdict"], bits["worst"]["middle"]) == ("reached", 8.0)
 
 
 def test_the_table_of_steps_says_what_is_not_installed():
@@ -291,12 +310,14 @@ def test_wrong_options_are_explained(arguments, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["steps", "forward", "integers", "growth", "narrow", "memory", "startup"])
+@pytest.mark.parametrize(
+    "what", ["steps", "forward", "integers", "growth", "narrow", "memory", "startup", "deploy"]
+)
 def test_a_short_run_of(what, tmp_path):
     options = ["--nets", "W2", "--threads", "1", "--rounds", "2", "--quick"]
     if what == "integers":
         options += ["--engines", "minicnn-int8,minicnn"]
-    elif what not in ("growth", "startup"):
+    elif what not in ("growth", "startup", "deploy"):
         options += ["--engines", "minicnn"]
     path = tmp_path / f"{what}.json"
     done = subprocess.run(
