@@ -210,3 +210,12 @@ def test_the_real_timer_tells_slow_from_fast():
     small, large = np.ones(1000), np.ones(2_000_000)
     seconds = measure({"dense": small.sum, "other": large.sum})
     assert 0 < seconds["dense"] < seconds["other"]
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["weight", "bias"])
+def test_a_weight_that_is_no_constant_has_no_candidate(place, images):
+    graph = deploy.lower(binarize(signs_net(), images, activations=True).eval(), images)
+    node = next(node for node in graph.nodes if node.layer == "fc1" and node.name == "QuantizedLinear")
+    assert [found.layer for found, _ in candidates(graph)] == ["conv2", "fc1", "fc2"]
+    node.inputs = (*node.inputs[:place], graph.inputs[0], *node.inputs[place + 1 :])
+    assert [found.layer for found, _ in candidates(graph)] == ["conv2", "fc2"]

@@ -107,6 +107,9 @@ def _by_bits(node: Node, producers: Mapping[Value, Node]) -> Candidate | None:
     if node.op not in (QuantizedLinear, QuantizedConv2d) or node.inputs[5] is not None:
         return None
     x, weight, bias, x_scale, w_scale = node.inputs[:5]
+    parts = [weight, x_scale, w_scale] + ([] if bias is None else [bias])
+    if x.dtype != np.float32 or not all(map(_is_constant, parts)):
+        return None
     signs = producers.get(x)
     if signs is None or signs.op is not Binarize or node.options.get("groups", 1) != 1:
         return None
@@ -126,8 +129,8 @@ def _by_bits(node: Node, producers: Mapping[Value, Node]) -> Candidate | None:
     start = start if bias_steps is None else start + bias_steps
     ternary = not steps.all()
     bits = (k.pack_ternary_weight if ternary else k.pack_binary_weight)(steps)
-    parts = zip(("bits", "start", "factor"), (bits, start, factor), strict=True)
-    inputs = (signs.inputs[0], *(_constant(node, name, part) for name, part in parts))
+    named = zip(("bits", "start", "factor"), (bits, start, factor), strict=True)
+    inputs = (signs.inputs[0], *(_constant(node, name, array) for name, array in named))
     op: type[Function] = TernaryLinear if ternary else BinaryLinear
     options: dict[str, Any] = {}
     if node.op is QuantizedConv2d:
