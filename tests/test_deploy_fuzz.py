@@ -10,7 +10,7 @@ import pytest
 
 import minicnn
 from minicnn import deploy, nn
-from minicnn.compress import quantize
+from minicnn.compress import prune, quantize
 from minicnn.deploy.artefact import from_parts
 from minicnn.deploy.container import FileError, from_bytes, to_bytes
 from minicnn.deploy.rules import OPS
@@ -38,9 +38,12 @@ class Net(nn.Module):
 def saved(quantized, folder):
     minicnn.manual_seed(0)
     model, x = Net().eval(), minicnn.randn(2, 1, 7, 7)
+    prune(model, 0.7)
     if quantized:
         quantize(model, [x])
-    deploy.save(model, folder / "a.mcnn", x, about={"class_names": ["a", "b", "c"]})
+    rows = [{"layer": layer, "chosen": "sparse rows", "words": ""} for layer in ("first", "second.0", "last")]
+    about = {"class_names": ["a", "b", "c"], "stopwatch": rows}
+    deploy.save(model, folder / "a.mcnn", x, about=about)
     return (folder / "a.mcnn").read_bytes()
 
 
