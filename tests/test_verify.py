@@ -181,7 +181,7 @@ def test_ten_thousand_of_ten_thousand_images_to_the_bit(trained, name, per_chann
     calibration = data.DataLoader(data.Subset(data.FashionMNIST(transform=normalize), range(1000)), 250)
     quantize(model.eval(), calibration, bits=bits, per_channel=per_channel)
     deploy.save(model, tmp_path / "a.mcnn", np.zeros((1, 1, 28, 28), np.float32))
-    test = data.DataLoader(data.FashionMNIST(train=False, transform=normalize), 250)
+    test = data.DataLoader(data.FashionMNIST(train=False, transform=normalize), 50)
     found = verify(model, tmp_path / "a.mcnn", test)
     print(name, bits, per_channel, *found.routes, sep="\n")
     assert found.exact

@@ -311,7 +311,7 @@ def _add_verify(commands: Any) -> None:
     verify.add_argument("--images", type=_COUNT, metavar="N", help="the first N test images (default all)")
     verify.add_argument("--reference", type=_COUNT, metavar="N",
                         help="of these, how many go through the reference (default all)")  # fmt: skip
-    verify.add_argument("--batch-size", type=_COUNT, default=250, metavar="N", help="(default 250)")
+    verify.add_argument("--batch-size", type=_COUNT, default=50, metavar="N", help="(default 50)")
     verify.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
     verify.add_argument("--json", action="store_true", help="as JSON")
 
