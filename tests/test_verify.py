@@ -10,9 +10,11 @@ from test_channels import prune_filters
 from test_quantize_models import SHAPES, make
 
 import minicnn
+import minicnn_kernels as kernels
 from minicnn import data, deploy, models, nn, optim
 from minicnn.compress import fold_batch_norm, quantize
 from minicnn.deploy.container import read, write
+from minicnn.deploy.engine import Program
 from minicnn.deploy.verify import verify
 from minicnn.nn import functional as F
 
@@ -115,6 +117,23 @@ def test_only_some_images_go_through_the_reference(deployed):
     images = {route.name: route.images for route in found.routes}
     assert images["reference"] == 3
     assert images["the file as it is run"] == len(x) == 6
+
+
+def test_programs_go_the_way_that_is_compared(deployed, monkeypatch):
+    """Whatever way the file was found to be fastest by."""
+    model, x, path = deployed("simple")
+    called, seen = Program.__call__, []
+
+    def call(self, *arrays):
+        seen.append(kernels.algorithm("integer"))
+        return called(self, *arrays)
+
+    monkeypatch.setattr(Program, "__call__", call)
+    artefact = deploy.Artefact(deploy.load(path).graph, {"stopwatch": [{"route": "plain"}]})
+    found = verify(model, artefact, [x])
+    ways = [route.name.split()[1][:-1] for route in found.routes if route.name.endswith("as one program")]
+    assert seen == ["plain", *ways]
+    assert {"float", "plain"} <= set(ways)
 
 
 def test_no_images_are_told(deployed):

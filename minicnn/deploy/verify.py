@@ -113,14 +113,16 @@ def verify(
         every_value = to_integers(artefact.graph, fuse=False)
         found = Verification([], exact)
         ways: list[tuple[str, str | None, Callable[[Tensor], dict[Value, np.ndarray]]]] = []
-        ways.append(("the file as it is run", None, lambda x: {artefact.graph.outputs[0]: artefact(x)}))
+        result = artefact.graph.outputs[0]
+        ways.append(("the file as it is run", None, lambda x: {result: artefact(x)}))
+        free = Artefact(artefact.graph, {})  # of what a stopwatch chose: it goes the way that it is told
         if exact:
             ways.append(("reference", None, _Values(every_value, "reference")))
             for name in ALGORITHMS["integer"][1:]:
                 reason = _unavailable(name, integers, first[:1])
                 if reason is None:
                     ways.append((f"cpu, {name}", name, _Values(integers, "cpu")))
-                    ways.append((f"cpu, {name}, as one program", name, ways[0][2]))
+                    ways.append((f"cpu, {name}, as one program", name, lambda x: {result: free(x)}))
                 else:
                     found.skipped[f"cpu, {name}"] = reason
         found.routes = [Route(name) for name, _, _ in ways]
