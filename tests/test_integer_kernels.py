@@ -191,6 +191,16 @@ def test_images_of_another_size_and_bytes_are_planned_anew(rng):
     assert (program.prepare(x) is not None) == VNNI
 
 
+@every_backend
+def test_weights_for_other_images_are_refused(backend):
+    weight, factor = np.ones((4, 3, 1, 1), np.int8), np.ones(4, np.float32)
+    geometry = (1, 1), (0, 0), (1, 1), 1, None
+    with pytest.raises(ValueError):
+        backend.integer_conv2d_forward(X, weight, None, factor, 0, 0, 0, 255, *geometry)
+    with pytest.raises(ValueError):
+        backend.integer_linear_forward(X.reshape(1, -1), weight.reshape(4, 3), None, factor, 0, 0, 0, 255)
+
+
 def test_two_python_threads_run_one_program(rng):
     net, outputs = residual_net(rng)
     program = cpu.IntegerProgram(net.calls, [0], outputs)

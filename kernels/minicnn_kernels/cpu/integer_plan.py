@@ -274,7 +274,9 @@ class _Planner:
         to_float = y_zero is None
         fused = pool == _FUSED_POOL and not to_float
         depthwise = groups > 1 and groups == x.channels == len(weight)
-        if (to_float and pool is not None) or (pool is not None and not np.all(factor >= 0)):
+        if weight.dtype != np.int8 or weight.shape[1] * groups != x.channels:
+            raise Unservable
+        if pool is not None and (to_float or not np.all(factor >= 0)):  # the maximum is that of the sums
             raise Unservable
         if padding != (0, 0):
             if x.border != (0, 0) and x.zero != int(x_zero):
@@ -314,32 +316,17 @@ class _Planner:
         images = min(group, -(-_ROWS_PER_PANEL // len(x_offsets)))
         self.alive += panels[:3]
         return Multiply(
-            x=x.inside,
-            x_image=x.image,
-            y=y.inside,
-            y_image=y.image,
+            x=x.inside, x_image=x.image, y=y.inside, y_image=y.image,
             x_offsets=self._keep(repeated(x_offsets, images, x.image), np.int64),
             y_offsets=self._keep(repeated(y_offsets, images, y.image), np.int64),
-            images=images,
-            units=len(y_offsets),
-            taps=self._keep(taps, np.int64),
-            tap_count=len(taps),
-            steps=panels.steps,
-            weight=address(panels.weight),
-            weight_group=panels.weight.shape[1],
-            bias=address(panels.bias),
-            factor=address(panels.factor),
-            padded=panels.padded,
-            groups=groups,
-            in_group=x.channels // groups,
-            out_group=y.channels // groups,
-            pool=pool,
-            to_float=to_float,
-            low=limits[0],
-            high=limits[1],
-            zero=limits[2],
+            images=images, units=len(y_offsets),
+            taps=self._keep(taps, np.int64), tap_count=len(taps), steps=panels.steps,
+            weight=address(panels.weight), weight_group=panels.weight.shape[1],
+            bias=address(panels.bias), factor=address(panels.factor), padded=panels.padded,
+            groups=groups, in_group=x.channels // groups, out_group=y.channels // groups,
+            pool=pool, to_float=to_float, low=limits[0], high=limits[1], zero=limits[2],
             shared=len(x_offsets) * weight.size >= _SHARED,
-        )
+        )  # fmt: skip
 
     def _depthwise(
         self, x, y, weight, bias, factor, x_zero, lattice, geometry, groups, group
@@ -351,25 +338,15 @@ class _Planner:
         x_offsets, y_offsets = windows(out, start, x.row, x.pixel, stride, y.row, y.pixel, False)
         to_float, *limits = lattice
         return MultiplyChannels(
-            x=x.inside,
-            x_image=x.image,
-            y=y.inside,
-            y_image=y.image,
-            x_offsets=self._keep(x_offsets, np.int64),
-            y_offsets=self._keep(y_offsets, np.int64),
-            units=len(y_offsets),
-            taps=self._keep(taps, np.int64),
-            tap_count=len(taps),
+            x=x.inside, x_image=x.image, y=y.inside, y_image=y.image,
+            x_offsets=self._keep(x_offsets, np.int64), y_offsets=self._keep(y_offsets, np.int64),
+            units=len(y_offsets), taps=self._keep(taps, np.int64), tap_count=len(taps),
             weight=self._keep(weight.reshape(channels, -1).T, np.int16),
             bias=self._keep(offsets + (0 if bias is None else bias), np.int32),
             factor=self._keep(np.broadcast_to(factor, (channels,)), np.float32),
-            channels=channels,
-            sums=self.end,
-            to_float=to_float,
-            low=limits[0],
-            high=limits[1],
-            zero=limits[2],
-        )
+            channels=channels, sums=self.end,
+            to_float=to_float, low=limits[0], high=limits[1], zero=limits[2],
+        )  # fmt: skip
 
 
 _METHODS: dict[str, Callable[..., Emit]] = {
