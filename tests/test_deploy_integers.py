@@ -166,3 +166,13 @@ def test_sums_that_leave_int32_stay_floats():
     assert ops.count("QuantizedLinear") == 1
     assert ops.count("IntegerLinear") == 1
     np.testing.assert_array_equal(run(to_integers(graph).graph, x, "cpu"), answers(model, x))
+
+
+def test_a_bias_that_is_no_number_stays_a_float(rng):
+    model, x = make("simple", rng)
+    quantize(model, [x])
+    with minicnn.no_grad():
+        model.fc1.bias.fill_(float("nan"))
+        graph = deploy.lower(model.eval(), x)
+    integers = to_integers(graph).graph
+    assert {node.layer for node in integers.nodes if node.name.startswith("Quantized")} == {"fc1"}

@@ -136,9 +136,12 @@ class _Lowering:
         steps = whole_weights(weight, w_scale)
         if not lattice.has_scale(x_scale) or steps is None or (y_scale is not None and result is None):
             return False
-        bias_steps, factor = counts(bias, x_scale, host_array(w_scale), y_scale, len(steps))
-        if not sums_fit(lattice, steps, bias_steps):
+        if bias is not None and not np.isfinite(host_array(bias)).all():
             return False
+        with np.errstate(all="ignore"):
+            bias_steps, factor = counts(bias, x_scale, host_array(w_scale), y_scale, len(steps))
+        if not (factor > 0).all() or not sums_fit(lattice, steps, bias_steps):
+            return False  # scales so small that their product is 0, or sums that leave int32
         name = node.layer or node.name
         inputs = (
             q,
