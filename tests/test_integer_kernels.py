@@ -13,6 +13,7 @@ from integer_cases import additions, convolutions, linears, pools, residual_net
 
 import minicnn_kernels as kernels
 from minicnn_kernels.algorithms import using
+from minicnn_kernels.cpu import integer_plan
 from minicnn_kernels.cpu.integer_routes import VNNI
 from minicnn_kernels.integer_calls import PROGRAM_KERNELS, IntegerCall, Slot
 
@@ -191,13 +192,29 @@ def test_images_of_another_size_and_bytes_are_planned_anew(rng):
     assert (program.prepare(x) is not None) == VNNI
 
 
-@every_backend
-def test_weights_for_other_images_are_refused(backend):
+@pytest.mark.skipif(kernels.threads.available_cores() < 2, reason="needs two cores")
+def test_threads_that_share_the_products_of_one_image_change_nothing(rng, monkeypatch):
+    monkeypatch.setattr(integer_plan, "_SHARED", 0)
+    net, outputs = residual_net(rng)
+    x = rng.standard_normal((1, *net.shape)).astype(np.float32)
+    kernels.set_threads(2)
+    actual = cpu.IntegerProgram(net.calls, [0], outputs)(x)
+    for one, wanted in zip(actual, reference.IntegerProgram(net.calls, [0], outputs)(x), strict=True):
+        assert_equal(one, wanted)
+
+
+every_way = pytest.mark.parametrize(
+    ("backend", "route"), [(reference, "auto"), *((cpu, route) for route in ROUTES)], ids=str
+)
+
+
+@every_way
+def test_weights_for_other_images_are_refused(backend, route):
     weight, factor = np.ones((4, 3, 1, 1), np.int8), np.ones(4, np.float32)
     geometry = (1, 1), (0, 0), (1, 1), 1, None
-    with pytest.raises(ValueError):
+    with using("integer", route), pytest.raises(ValueError):
         backend.integer_conv2d_forward(X, weight, None, factor, 0, 0, 0, 255, *geometry)
-    with pytest.raises(ValueError):
+    with using("integer", route), pytest.raises(ValueError):
         backend.integer_linear_forward(X.reshape(1, -1), weight.reshape(4, 3), None, factor, 0, 0, 0, 255)
 
 

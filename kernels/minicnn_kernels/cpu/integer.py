@@ -190,7 +190,9 @@ def integer_conv2d_forward(
         with using("conv2d", "implicit"):  # sums of products: Winograd's transforms leave the whole numbers
             return conv2d_forward(x, weight, None, stride, padding, dilation, groups)
 
-    y = _by_floats(product, x, weight, bias, factor, x_zero, y_zero, qmin, qmax)
+    y = None
+    if weight.shape[1] * groups == x.shape[1]:
+        y = _by_floats(product, x, weight, bias, factor, x_zero, y_zero, qmin, qmax)
     if y is None:
         return reference.integer_conv2d_forward(x, *constants)
     if pool is None:
@@ -205,7 +207,9 @@ def integer_linear_forward(x, weight, bias, factor, x_zero, y_zero, qmin, qmax):
     constants = weight, bias, factor, x_zero, y_zero, qmin, qmax
     if route() != "float":
         return _alone("integer_linear_forward", x, *constants)
-    y = _by_floats(lambda x, weight: linear_forward(x, weight, None), x, *constants)
+    y = None
+    if weight.shape[1] == x.shape[1]:
+        y = _by_floats(lambda x, weight: linear_forward(x, weight, None), x, *constants)
     return reference.integer_linear_forward(x, *constants) if y is None else y
 
 

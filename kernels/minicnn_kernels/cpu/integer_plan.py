@@ -24,7 +24,9 @@ from minicnn_kernels.windows import conv_output_size, pool_output_size
 _SCRATCH = 1 << 19  # bytes of values in a task: half of a second-level cache of 1 MiB
 _LARGEST_GROUP = 16  # images: the weights of dense layers are read once for so many
 _ROWS_PER_PANEL = 256  # images are treated together until a panel of weights meets so many rows
-_SHARED = 1 << 19  # products: 3 us, or twice as much while weights come from far; to wake a thread takes 1
+# Products from which threads share those of one image: 75 us of one thread. To share products of 3 to 20 us
+# was slower than one thread on a busy machine: 68 us instead of 50 for W1, with some runs of milliseconds.
+_SHARED = 1 << 24
 _FUSED_POOL = ((2, 2), (2, 2))
 
 Steps = list[tuple[Any, int]]  # each with the number of the array from outside that it uses, or 0
