@@ -1,0 +1,33 @@
+"""Kernels for NVIDIA GPUs, on numba.cuda: the names and signatures of `reference`, arrays on the device.
+
+Arrays are `DeviceArray`s (`device_array.py`); they compute in float32 and whole numbers. `driver.py` is the
+one door to numba.cuda, `storage.py` owns device memory, `maps.py` makes elementwise kernels from formulas,
+and `code.py` compiles every kernel to machine code without a GPU. A kernel of the reference that has none
+here yet says so when it is asked for; nothing is copied to the host behind anybody's back.
+"""
+
+# ruff: noqa: F401, F403
+from typing import Any
+
+from minicnn_kernels import reference
+from minicnn_kernels.cuda.activation import *
+from minicnn_kernels.cuda.conv import *
+from minicnn_kernels.cuda.elementwise import *
+from minicnn_kernels.cuda.linear import *
+from minicnn_kernels.cuda.loss import *
+from minicnn_kernels.cuda.normalization import *
+from minicnn_kernels.cuda.optim import *
+from minicnn_kernels.cuda.pooling import *
+from minicnn_kernels.cuda.quantization import *
+from minicnn_kernels.cuda.random import *
+from minicnn_kernels.cuda.reduction import *
+from minicnn_kernels.cuda.shape import *
+from minicnn_kernels.cuda.storage import empty, to_device, to_host
+
+
+def __getattr__(name: str) -> Any:
+    if name in reference.__all__:
+        raise NotImplementedError(
+            f"{name}: there is no such kernel for device 'cuda' yet; compute it on the cpu: tensor.cpu()"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

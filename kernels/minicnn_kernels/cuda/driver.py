@@ -1,0 +1,144 @@
+"""The one door to numba.cuda: what is there, how kernels are declared and how they are launched.
+
+Every other module takes `cuda` and scalar functions from here. With NUMBA_ENABLE_CUDASIM=1 kernels run as
+Python: `SIMULATED` is True then, blocks have one thread or a few (`simulator.py`), and the scalar functions
+are NumPy's, which answer infinity and NaN as the hardware does where `math` raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numba import config
+
+from minicnn_kernels.cuda import simulator
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+
+if not SIMULATED and importlib.util.find_spec("numba_cuda") is None:
+    raise ImportError(
+        "device 'cuda': the package numba-cuda is missing; install it with pip install 'minicnn[gpu]'"
+    )
+
+from numba import cuda  # noqa: E402  (reads the setting above)
+
+__all__ = [
+    "BLOCK", "KERNELS", "SIMULATED", "Kernel", "atan2", "ceil", "cos", "cuda", "device_function", "erf",
+    "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel", "launch", "launch_blocks", "log",
+    "log1p", "log2", "require_device", "rint", "sin", "sqrt", "tan", "tanh", "trunc",
+]  # fmt: skip
+
+BLOCK = 1 if SIMULATED else 256  # threads of a block, where the kernel does not care
+_MOST_BLOCKS = 2 if SIMULATED else 132 * 16  # of a grid-stride kernel: an H100 holds as many at once
+
+
+if SIMULATED:
+    simulator.run_single_threads_in_place()
+
+
+class Kernel:
+    """A compiled-when-first-launched kernel and the arguments that it is meant for.
+
+    signature: a Numba signature for float32 work, by which `code.py` compiles the kernel without a GPU.
+    options: of the compiler, as `cuda.jit` and `cuda.compile` know them.
+    """
+
+    def __init__(self, function: Callable, signature: str, registers: int, **options: Any) -> None:
+        self.function, self.signature, self.registers, self.options = function, signature, registers, options
+        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__.split('.')[0]}"
+        self.compiled = cuda.jit(**({} if SIMULATED else options))(function)
+
+
+KERNELS: list[Kernel] = []
+
+
+def kernel(
+    signature: str, *, name: str | None = None, registers: int = 64, **options: Any
+) -> Callable[[Callable], Kernel]:
+    """Declare a kernel; arguments as `Kernel`'s. registers: how many a thread may use at most, which
+    `code.py` checks."""
+
+    def declare(function: Callable) -> Kernel:
+        declared = Kernel(function, signature, registers, **options)
+        if name is not None:
+            declared.name = name
+        KERNELS.append(declared)
+        return declared
+
+    return declare
+
+
+def device_function(function: Callable) -> Callable:
+    """A function that kernels call. Where it touches `cuda`, it stands in one file with them.
+
+    The simulator puts itself in the place of `cuda` in the file of the kernel that runs, and there only.
+    """
+    return function if SIMULATED else cuda.jit(device=True)(function)
+
+
+def launch(kernel: Kernel, size: int, *arguments: Any) -> None:
+    """Run a kernel that strides over `size` elements; nothing happens for none."""
+    if size:
+        blocks = min(-(-size // BLOCK), _MOST_BLOCKS)
+        kernel.compiled[blocks, BLOCK](*arguments)
+
+
+def launch_blocks(kernel: Kernel, grid: tuple[int, ...], block: int, *arguments: Any) -> None:
+    """Run a kernel on a grid of blocks with `block` threads each; nothing happens for an empty grid."""
+    if all(grid):
+        kernel.compiled[grid, block](*arguments)
+
+
+@functools.cache
+def require_device() -> None:
+    """Raises RuntimeError, which says what is missing, if no kernel can run here."""
+    if not SIMULATED and not cuda.is_available():
+        raise RuntimeError(
+            "device 'cuda': no NVIDIA GPU or driver was found (does nvidia-smi list one?); use device 'cpu'"
+        )
+
+
+def _scalar_functions() -> Iterator[Any]:
+    if SIMULATED:
+        yield from (np.arctan2, np.cos, np.exp, np.expm1, np.fmod, np.isinf, np.isnan)
+        yield from (np.log, np.log1p, np.log2, np.sin, np.sqrt, np.tan, np.tanh)
+        yield from (np.ceil, np.floor, np.rint, np.trunc)
+    else:
+        yield from (math.atan2, math.cos, math.exp, math.expm1, math.fmod, math.isinf, math.isnan)
+        yield from (math.log, math.log1p, math.log2, math.sin, math.sqrt, math.tan, math.tanh)
+        device = cuda.libdevice  # in Python, and so in Numba, math.floor gives a whole number
+        yield from (device.ceilf, device.floorf, device.rintf, device.truncf)
+
+
+(
+    atan2,
+    cos,
+    exp,
+    expm1,
+    fmod,
+    isinf,
+    isnan,
+    log,
+    log1p,
+    log2,
+    sin,
+    sqrt,
+    tan,
+    tanh,
+    ceil,
+    floor,
+    rint,
+    trunc,
+) = _scalar_functions()
+
+
+def _simulated_erf(x: Any) -> Any:
+    return np.float32(math.erf(x))
+
+
+erf = _simulated_erf if SIMULATED else math.erf

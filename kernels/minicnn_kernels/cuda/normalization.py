@@ -1,0 +1,367 @@
+"""Batch and layer normalization: a block of threads for each channel or row, which meets in shared memory.
+
+Statistics take two passes, the mean first, so that a distant mean loses nothing. Formulas and shapes are
+those of `reference/normalization.py`; `needs` says which of (dx, dweight, dbias) are wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minicnn_kernels.cuda import simulator
+from minicnn_kernels.cuda.driver import SIMULATED, cuda, device_function, kernel, launch, launch_blocks, sqrt
+from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
+from minicnn_kernels.device_array import DeviceArray
+
+__all__ = [
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "batch_norm_inference_backward",
+    "batch_norm_update",
+    "layer_norm_backward",
+    "layer_norm_forward",
+]
+
+THREADS = simulator.THREADS if SIMULATED else 512  # of a block; a power of two
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+Gradients = tuple[Any, Any, Any]
+
+
+def batch_norm_forward(
+    x: Any, weight: Any, bias: Any, eps: float
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """Normalize by the statistics of this batch -> (y, mean, inv_std): shapes of x, (C,), (C,)."""
+    on_device("batch_norm", x, weight, bias)
+    x, (n, channels, pixels) = dense(x), _channels(x)
+    mean, inv_std = empty((channels,)), empty((channels,))
+    launch_blocks(
+        _statistics,
+        (channels,),
+        THREADS,
+        flat(mean),
+        flat(inv_std),
+        flat(x),
+        n,
+        channels,
+        pixels,
+        np.float32(eps),
+    )
+    return _affine(x, mean, inv_std, weight, bias), mean, inv_std
+
+
+def batch_norm_backward(grad: Any, x: Any, weight: Any, mean: Any, inv_std: Any, needs: Any) -> Gradients:
+    """(dx, dweight, dbias) of `batch_norm_forward`; mean and inv_std depend on x, too."""
+    return _backward(grad, x, weight, mean, inv_std, needs, moving=True)
+
+
+def batch_norm_inference(
+    x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, eps: float
+) -> DeviceArray:
+    """Normalize by the running statistics (C,) -> y of x's shape."""
+    on_device("batch_norm", x, weight, bias, running_mean, running_var)
+    return _affine(dense(x), running_mean, _inverse_root(running_var, eps), weight, bias)
+
+
+def batch_norm_inference_backward(
+    grad: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, eps: float, needs: Any
+) -> Gradients:
+    """(dx, dweight, dbias) of `batch_norm_inference`; the running statistics are constants."""
+    inv_std = _inverse_root(running_var, eps)
+    return _backward(grad, x, weight, running_mean, inv_std, needs, moving=False)
+
+
+def batch_norm_update(
+    running_mean: Any, running_var: Any, mean: Any, inv_std: Any, eps: float, momentum: float, count: int
+) -> None:
+    """Move the running statistics (C,) towards this batch's, in place; as in the reference."""
+    on_device("batch_norm", running_mean, running_var, mean, inv_std)
+    numbers = np.float32(eps), np.float32(momentum), np.float32(count / max(count - 1, 1))
+    arrays = (flat(running_mean), flat(running_var), flat(dense(mean)), flat(dense(inv_std)))
+    launch(_update, mean.size, *arrays, *numbers, mean.size)
+
+
+def layer_norm_forward(
+    x: Any, normalized_ndim: int, weight: Any, bias: Any, eps: float
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """Normalize over the last normalized_ndim dimensions -> (y, mean, inv_std); shapes as in the
+    reference."""
+    on_device("layer_norm", x, weight, bias)
+    x, lines = dense(x), x.shape[: x.ndim - normalized_ndim]
+    rows, length = math.prod(lines), math.prod(x.shape[len(lines) :])
+    y, mean, inv_std = (empty(shape) for shape in (x.shape, *[(*lines, *(1,) * normalized_ndim)] * 2))
+    launch_blocks(
+        _statistics, (rows,), THREADS, flat(mean), flat(inv_std), flat(x), 1, rows, length, np.float32(eps)
+    )
+    launch(
+        _layer_affine,
+        y.size,
+        flat(y),
+        flat(x),
+        flat(mean),
+        flat(inv_std),
+        *_optional(weight, x),
+        *_optional(bias, x),
+        length,
+        y.size,
+    )
+    return y, mean, inv_std
+
+
+def layer_norm_backward(
+    grad: Any, x: Any, normalized_ndim: int, weight: Any, mean: Any, inv_std: Any, needs: Any
+) -> Gradients:
+    """(dx, dweight, dbias) of `layer_norm_forward`."""
+    on_device("layer_norm", grad, x, weight, mean, inv_std)
+    grad, x, mean, inv_std = (dense(array) for array in (grad, x, mean, inv_std))
+    inner = x.shape[x.ndim - normalized_ndim :]
+    length = math.prod(inner)
+    rows = mean.size
+    dx = dweight = dbias = None
+    if needs[0]:
+        dx = empty(x.shape)
+        launch_blocks(
+            _layer_backward,
+            (rows,),
+            THREADS,
+            flat(dx),
+            flat(grad),
+            flat(x),
+            flat(mean),
+            flat(inv_std),
+            *_optional(weight, x),
+            length,
+        )
+    if needs[1] or needs[2]:
+        dweight, dbias = empty(inner), empty(inner)
+        launch(
+            _layer_sums,
+            length,
+            flat(dweight),
+            flat(dbias),
+            flat(grad),
+            flat(x),
+            flat(mean),
+            flat(inv_std),
+            rows,
+            length,
+        )
+    return dx, dweight if needs[1] else None, dbias if needs[2] else None
+
+
+def _channels(x: Any) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+def _optional(array: Any, instead: DeviceArray) -> tuple[Any, bool]:
+    """A kernel's two arguments for an array that may be None: any other one stands in for it."""
+    return (flat(instead), False) if array is None else (flat(dense(array)), True)
+
+
+def _inverse_root(variance: DeviceArray, eps: float) -> DeviceArray:
+    result = empty(variance.shape)
+    launch(_inverse_roots, result.size, flat(result), flat(dense(variance)), np.float32(eps), result.size)
+    return result
+
+
+def _affine(x: DeviceArray, mean: Any, inv_std: Any, weight: Any, bias: Any) -> DeviceArray:
+    y, (_, channels, pixels) = empty(x.shape), _channels(x)
+    launch(
+        _channel_affine,
+        y.size,
+        flat(y),
+        flat(x),
+        flat(dense(mean)),
+        flat(dense(inv_std)),
+        *_optional(weight, x),
+        *_optional(bias, x),
+        channels,
+        pixels,
+        y.size,
+    )
+    return y
+
+
+def _backward(
+    grad: Any, x: Any, weight: Any, mean: Any, inv_std: Any, needs: Any, *, moving: bool
+) -> Gradients:
+    on_device("batch_norm", grad, x, weight, mean, inv_std)
+    grad, x, mean, inv_std = (dense(array) for array in (grad, x, mean, inv_std))
+    n, channels, pixels = _channels(x)
+    dweight, dbias, dx = empty((channels,)), empty((channels,)), None
+    saved = flat(grad), flat(x), flat(mean), flat(inv_std)
+    if moving or needs[1] or needs[2]:
+        launch_blocks(
+            _channel_sums, (channels,), THREADS, flat(dweight), flat(dbias), *saved, n, channels, pixels
+        )
+    if needs[0]:
+        dx = empty(x.shape)
+        count = np.float32(n * pixels)
+        launch(
+            _channel_backward,
+            dx.size,
+            flat(dx),
+            *saved,
+            *_optional(weight, x),
+            flat(dweight),
+            flat(dbias),
+            moving,
+            channels,
+            pixels,
+            count,
+            dx.size,
+        )
+    return dx, dweight if needs[1] else None, dbias if needs[2] else None
+
+
+@device_function
+def _block_sum(shared, thread):
+    """The sum of what every thread has written to its place in shared memory, for all of them."""
+    cuda.syncthreads()
+    width = THREADS // 2
+    while width > 0:
+        if thread < width:
+            shared[thread] += shared[thread + width]
+        cuda.syncthreads()
+        width //= 2
+    total = shared[0]
+    cuda.syncthreads()  # before anybody writes there again
+    return total
+
+
+@kernel("float32[::1], float32[::1], float32[::1], int64, int64, int64, float32")
+def _statistics(mean, inv_std, x, n, channels, pixels, eps):
+    """Block c: mean and 1 / sqrt(var + eps) of x (n, channels, pixels) over n and pixels."""
+    shared = cuda.shared.array(THREADS, np.float32)
+    thread, channel, count = cuda.threadIdx.x, cuda.blockIdx.x, n * pixels
+    total = _ZERO
+    for i in range(thread, count, THREADS):
+        total += x[(i // pixels * channels + channel) * pixels + i % pixels]
+    shared[thread] = total
+    center = _block_sum(shared, thread) / np.float32(count)
+    total = _ZERO
+    for i in range(thread, count, THREADS):
+        distance = x[(i // pixels * channels + channel) * pixels + i % pixels] - center
+        total += distance * distance
+    shared[thread] = total
+    variance = _block_sum(shared, thread) / np.float32(count)
+    if thread == 0:
+        mean[channel] = center
+        inv_std[channel] = _ONE / sqrt(variance + eps)
+
+
+@kernel(
+    "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], int64, int64, int64"
+)
+def _channel_sums(dweight, dbias, grad, x, mean, inv_std, n, channels, pixels):
+    shared = cuda.shared.array(THREADS, np.float32)
+    thread, channel = cuda.threadIdx.x, cuda.blockIdx.x
+    by_weight, by_bias = _ZERO, _ZERO
+    for i in range(thread, n * pixels, THREADS):
+        place = (i // pixels * channels + channel) * pixels + i % pixels
+        by_bias += grad[place]
+        by_weight += grad[place] * (x[place] - mean[channel])
+    shared[thread] = by_weight
+    by_weight = _block_sum(shared, thread)
+    shared[thread] = by_bias
+    by_bias = _block_sum(shared, thread)
+    if thread == 0:
+        dweight[channel] = by_weight * inv_std[channel]
+        dbias[channel] = by_bias
+
+
+@kernel(
+    "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], boolean, float32[::1], boolean, "
+    "int64, int64, int64"
+)
+def _channel_affine(y, x, mean, inv_std, weight, has_weight, bias, has_bias, channels, pixels, size):
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        channel = i // pixels % channels
+        value = (x[i] - mean[channel]) * inv_std[channel]
+        if has_weight:
+            value *= weight[channel]
+        if has_bias:
+            value += bias[channel]
+        y[i] = value
+
+
+@kernel(
+    "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], boolean, "
+    "float32[::1], float32[::1], boolean, int64, int64, float32, int64"
+)
+def _channel_backward(
+    dx, grad, x, mean, inv_std, weight, has_weight, dweight, dbias, moving, channels, pixels, count, size
+):
+    """moving: mean and inv_std depend on x, so that what they take away comes off the gradient."""
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        channel = i // pixels % channels
+        value = grad[i]
+        if moving:
+            normalized = (x[i] - mean[channel]) * inv_std[channel]
+            value -= dbias[channel] / count + normalized * (dweight[channel] / count)
+        value *= inv_std[channel]
+        dx[i] = value * weight[channel] if has_weight else value
+
+
+@kernel("float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, int64")
+def _update(running_mean, running_var, mean, inv_std, eps, momentum, unbiased, size):
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        variance = (_ONE / (inv_std[i] * inv_std[i]) - eps) * unbiased
+        running_mean[i] = (_ONE - momentum) * running_mean[i] + momentum * mean[i]
+        running_var[i] = (_ONE - momentum) * running_var[i] + momentum * variance
+
+
+@kernel("float32[::1], float32[::1], float32, int64")
+def _inverse_roots(out, variance, eps, size):
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        out[i] = _ONE / sqrt(variance[i] + eps)
+
+
+@kernel(
+    "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], boolean, float32[::1], boolean, "
+    "int64, int64"
+)
+def _layer_affine(y, x, mean, inv_std, weight, has_weight, bias, has_bias, length, size):
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        row, column = i // length, i % length
+        value = (x[i] - mean[row]) * inv_std[row]
+        if has_weight:
+            value *= weight[column]
+        if has_bias:
+            value += bias[column]
+        y[i] = value
+
+
+@kernel("float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], boolean, int64")
+def _layer_backward(dx, grad, x, mean, inv_std, weight, has_weight, length):
+    shared = cuda.shared.array(THREADS, np.float32)
+    thread, row = cuda.threadIdx.x, cuda.blockIdx.x
+    first, center, scale = row * length, mean[row], inv_std[row]
+    plain, along = _ZERO, _ZERO
+    for i in range(thread, length, THREADS):
+        inner = grad[first + i] * weight[i] if has_weight else grad[first + i]
+        plain += inner
+        along += inner * (x[first + i] - center) * scale
+    shared[thread] = plain
+    plain = _block_sum(shared, thread) / np.float32(length)
+    shared[thread] = along
+    along = _block_sum(shared, thread) / np.float32(length)
+    for i in range(thread, length, THREADS):
+        inner = grad[first + i] * weight[i] if has_weight else grad[first + i]
+        dx[first + i] = (inner - plain - (x[first + i] - center) * scale * along) * scale
+
+
+@kernel("float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], int64, int64")
+def _layer_sums(dweight, dbias, grad, x, mean, inv_std, rows, length):
+    """One thread a column: neighbours in a warp read neighbours in memory."""
+    for column in range(cuda.grid(1), length, cuda.gridsize(1)):
+        by_weight, by_bias = _ZERO, _ZERO
+        for row in range(rows):
+            place = row * length + column
+            by_bias += grad[place]
+            by_weight += grad[place] * ((x[place] - mean[row]) * inv_std[row])
+        dweight[column], dbias[column] = by_weight, by_bias
