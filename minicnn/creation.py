@@ -103,7 +103,7 @@ def full_like(input: Tensor, fill_value: Any, *, dtype: Any = None, requires_gra
 def empty_like(input: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Whatever lies in memory, in the shape, type and memory order of `input`."""
     dtype = input.dtype if dtype is None else as_dtype(dtype)
-    return Tensor(kernels.memory.empty_like(input.data, dtype), requires_grad)
+    return Tensor(kernels.empty_like(input.data, dtype), requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = float32, requires_grad: bool = False) -> Tensor:

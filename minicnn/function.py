@@ -239,7 +239,14 @@ def _initial_gradient(root: Tensor, gradient: Any) -> Any:
                 f"(for example with .sum()) or pass gradient="
             )
         return kernels.of(root.data).full(root.shape, 1, root.dtype)
-    array = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, dtype=root.dtype)
+    array = gradient.data if isinstance(gradient, Tensor) else gradient
+    if kernels.device_of(array) != root.device:
+        raise ValueError(
+            f"backward: expected a gradient on {root.device!r}, got one on {kernels.device_of(array)!r}; "
+            f"move it with gradient.to({root.device!r})"
+        )
+    if root.device == "cpu":
+        array = np.asarray(array, dtype=root.dtype)
     if array.shape != root.shape:
         raise ValueError(f"backward: expected a gradient of shape {root.shape}, got {array.shape}")
     return array
@@ -275,7 +282,7 @@ def _accumulate(leaf: Tensor, grad: Any, shared: bool) -> None:
 
 
 def _overlap(a: Any, b: Any) -> bool:
-    return a is b or np.may_share_memory(a, b)
+    return a is b or kernels.share_memory(a, b)
 
 
 def _check_finite(array: Any, op: str, layer: str, what: str) -> None:

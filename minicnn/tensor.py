@@ -113,8 +113,8 @@ class Tensor:
 
     @property
     def device(self) -> str:
-        """Where the array lives."""
-        return "cpu"
+        """Where the array lives: "cpu" or "cuda"."""
+        return kernels.device_of(self._data)
 
     @property
     def is_leaf(self) -> bool:
@@ -170,6 +170,8 @@ class Tensor:
     def __repr__(self) -> str:
         body = np.array2string(kernels.to_host(self._data), separator=", ", prefix="tensor(", precision=4)
         suffix = "" if self.dtype in (float32, int64, bool_) else f", dtype={self.dtype}"
+        if self.device != "cpu":
+            suffix += f", device={self.device!r}"
         if self._node is not None:
             suffix += f", grad_fn=<{self._node.name}>"
         elif self.requires_grad:
@@ -198,9 +200,16 @@ class Tensor:
         return kernels.to_host(self._data).tolist()
 
     def numpy(self) -> np.ndarray:
-        """The array, sharing memory. Raises RuntimeError for a tensor that requires a gradient."""
+        """The array, sharing memory.
+
+        Raises RuntimeError for a tensor that requires a gradient, TypeError for one on another device.
+        """
         if self.requires_grad:
             raise RuntimeError("numpy: this tensor requires a gradient; use tensor.detach().numpy()")
+        if self.device != "cpu":
+            raise TypeError(
+                f"numpy: this tensor is on {self.device!r}; copy it to the host: tensor.cpu().numpy()"
+            )
         self._leaves("numpy")
         return kernels.to_host(self._data)
 
@@ -271,12 +280,6 @@ class Tensor:
     def mark_changed(self) -> None:
         """Tell the tape that `data` was written in place: a backward needing the old values will refuse."""
         self._version.count += 1
-
-    # -- devices and types --------------------------------------------------------------------
-
-    def cpu(self) -> Tensor:
-        """This tensor in host memory."""
-        return self
 
     if TYPE_CHECKING:  # attached by minicnn.functions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import minicnn_kernels as kernels
+
+# Numba reads this when it is imported: the simulator for a whole process, or a GPU, or neither.
+if "sim" in os.environ.get("MINICNN_TEST_BACKENDS", "").split(","):
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
 settings.register_profile(
     "minicnn", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -21,6 +21,7 @@ import numpy as np
 
 import minicnn
 import minicnn_kernels as kernels
+from minicnn_kernels import memory
 
 Arrays = tuple[np.ndarray, ...]
 Inputs = Callable[[np.random.Generator], Arrays]
@@ -167,12 +168,14 @@ def run(
     arrays: Arrays,
     *,
     backend: str | None = None,
+    device: str = "cpu",
     relayout: Callable[[np.ndarray], np.ndarray] = lambda array: array,
     wanted: tuple[int, ...] | None = None,
 ) -> Outcome:
     """Forward and backward of `case` on these arrays.
 
     backend: force one; None lets the dtype decide, as for a user.
+    device: where the op runs; the outcome is in host memory.
     relayout: applied to the gradients of the results before backward, to give them another memory layout.
     wanted: positions of the inputs that require a gradient; default all that can.
     """
@@ -180,17 +183,27 @@ def run(
         with kernels.use(backend):
             return run(case, arrays, relayout=relayout, wanted=wanted)
     wanted = case.differentiated(arrays) if wanted is None else wanted
-    tensors = [minicnn.from_numpy(array) for array in arrays]
+    tensors = [placed(array, device) for array in arrays]
     for i in wanted:
         tensors[i].requires_grad_()
     results = case.call(*tensors)
     for result, grad in zip(results, output_gradients([r.shape for r in results]), strict=True):
         if result.requires_grad:
-            result.backward(relayout(grad.astype(result.dtype)), retain_graph=True)
+            result.backward(placed(relayout(grad.astype(result.dtype)), device), retain_graph=True)
     return Outcome(
-        [result.detach().numpy() for result in results],
-        [None if t.grad is None else t.grad.numpy() for t in tensors],
+        [result.detach().cpu().numpy() for result in results],
+        [None if t.grad is None else t.grad.cpu().numpy() for t in tensors],
     )
+
+
+def placed(array: np.ndarray, device: str) -> minicnn.Tensor:
+    """A tensor of these values on `device`, with the array's order of axes in memory and its strides of 0."""
+    if device == "cpu":
+        return minicnn.from_numpy(array)
+    order = memory.memory_order(array)
+    once = tuple(slice(1) if step == 0 else slice(None) for step in array.strides)
+    moved = kernels.to_device(np.array(array[once].transpose(order), order="C"), device)
+    return minicnn.Tensor(moved.permuted(tuple(memory.inverse_order(order))).broadcast(array.shape))
 
 
 def run_torch(module: Any, case: OpCase, arrays: Arrays) -> Outcome:

@@ -93,7 +93,8 @@ def interpolate(
             result = result[(slice(None),) * axis + (np.array(index),)]
         else:
             weights = np.array(_linear_weights(n, out, scale, bool(align_corners)), input.dtype)
-            result = result @ Tensor(weights.T) if axis == input.ndim - 1 else Tensor(weights) @ result
+            moved = Tensor(weights).to(device=input.device)
+            result = result @ moved.T if axis == input.ndim - 1 else moved @ result
     return result
 
 

@@ -160,7 +160,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
         raise fail("embedding", f"expected padding_idx from {-rows} to {rows - 1}, got {padding_idx}")
     if input.numel():
         k = kernels.of(input.data)
-        low, high = int(k.min(input.data, None, False)), int(k.max(input.data, None, False))
+        low, high = (int(kernels.to_host(of(input.data, None, False))) for of in (k.min, k.max))
         if low < 0 or high >= rows:
             raise fail("embedding", f"expected indices in [0, {rows}), got {low if low < 0 else high}")
     return Embedding.apply(weight, input, padding_idx=padding_idx)

@@ -125,9 +125,9 @@ def check_targets(op: str, target: Tensor, classes: int, ignore_index: int) -> T
     array = target.data
     k = kernels.of(array)
     outside = k.logical_and(k.logical_or(k.lt(array, 0), k.ge(array, classes)), k.ne(array, ignore_index))
-    if bool(k.any(outside, None, False)):
-        position = int(k.argmax(k.reshape(k.cast(outside, int64), (array.size,)), None, False))
-        value = int(k.reshape(array, (array.size,))[position])
+    if kernels.to_host(k.any(outside, None, False)):
+        position = int(kernels.to_host(outside).argmax())
+        value = int(kernels.to_host(array).reshape(-1)[position])
         raise fail(
             op,
             f"expected targets in [0, {classes}), got {value} at position {position}; "
@@ -325,7 +325,7 @@ def binary_cross_entropy(
     same_shape(op, input=input, target=target)
     k = kernels.of(input.data)
     outside = k.logical_or(k.lt(input.data, 0), k.gt(input.data, 1))
-    if bool(k.any(outside, None, False)):
+    if kernels.to_host(k.any(outside, None, False)):
         raise fail(op, "expected probabilities in [0, 1]; logits go to binary_cross_entropy_with_logits")
     losses = BinaryCrossEntropy.apply(input, target)
     return reduce(op, losses if weight is None else losses * weight, reduction)

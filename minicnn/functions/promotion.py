@@ -1,4 +1,4 @@
-"""Types: what two operands are computed in, and casts from one type to another.
+"""Types and devices: what two operands are computed in, casts between types, moves between devices.
 
 The rules are PyTorch's: floating beats whole, whole beats boolean; among equals tensors with dimensions
 decide over 0-d tensors and these over Python numbers; whole numbers that need a fraction become float32.
@@ -94,27 +94,50 @@ class Cast(Function):
         return (kernels.of(grad).cast(grad, self.dtype),)
 
 
+class Move(Function):
+    """A copy on another device; the gradient is moved back."""
+
+    def forward(self, x: Any, *, device: str) -> Any:
+        self.device = kernels.device_of(x)
+        return kernels.to_device(x, device)
+
+    def backward(self, grad: Any) -> tuple[Any, ...]:
+        return (kernels.to_device(grad, self.device),)
+
+
 @tensor_method()
 def to(
     input: Tensor, *targets: Any, dtype: Any = None, device: str | None = None, copy: bool = False
 ) -> Tensor:
     """`input` in another type or on another device; itself if nothing changes and no `copy` is asked for.
 
-    targets: a dtype, a device name ("cpu"), or a tensor whose dtype is taken.
+    targets: a dtype, a device name ("cpu", "cuda"), or a tensor whose dtype and device are taken.
+    Raises RuntimeError for a device that this machine has not, ImportError if a package for it is missing.
     """
     for target in targets:
         if isinstance(target, Tensor):
-            dtype = target.dtype
-        elif target == "cpu":
+            dtype, device = target.dtype, target.device
+        elif isinstance(target, str) and target in kernels.DEVICES:
             device = target
         else:
             dtype = target
-    if device is not None:
-        kernels.to_device(input.data, device)
     dtype = input.dtype if dtype is None else as_dtype(dtype)
-    if dtype == input.dtype and not copy:
-        return input
-    return Cast.apply(input, dtype=dtype)
+    moves = device is not None and device != input.device
+    if dtype != input.dtype or (copy and not moves):
+        input = Cast.apply(input, dtype=dtype)
+    return Move.apply(input, device=device) if moves else input
+
+
+@tensor_method()
+def cpu(input: Tensor) -> Tensor:
+    """`input` in host memory; itself if it is there."""
+    return to(input, device="cpu")
+
+
+@tensor_method()
+def cuda(input: Tensor) -> Tensor:
+    """`input` on the GPU; itself if it is there. Raises if there is none, saying what is missing."""
+    return to(input, device="cuda")
 
 
 @tensor_method("float")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import minicnn_kernels as kernels
 from minicnn import scope
 from minicnn.function import Function
 from minicnn.grad_mode import is_grad_enabled
@@ -71,7 +72,7 @@ class _Tracer:
         for result in results:
             outputs.append(self.define(result, f"%{self.results}", "result"))
             self.results += 1
-        if function.is_view and np.may_share_memory(results[0].data, inputs[0].data):
+        if function.is_view and kernels.share_memory(results[0].data, inputs[0].data):
             outputs[0].view_of = sources[0]
         node = Node(function, sources, dict(options), tuple(outputs), scope.path(), is_grad_enabled())
         self.nodes.append(node)

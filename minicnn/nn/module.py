@@ -326,13 +326,14 @@ class Module:
         zero_grad(self.parameters(), set_to_none)
 
     def to(self: M, target: Any = None, *, device: str | None = None, dtype: Any = None) -> M:
-        """Move and cast in place: `to("cpu")`, `to(minicnn.float64)`. Integer buffers keep their type.
+        """Move and cast in place: `to("cuda")`, `to(minicnn.float64)`. Integer buffers keep their type.
 
-        Raises ValueError for an unknown device, TypeError for a dtype that is no floating one.
+        Raises ValueError for an unknown device, RuntimeError for one that is not here, TypeError for a dtype
+        that is no floating one.
         """
         if isinstance(target, Tensor):
             device, dtype = target.device, target.dtype
-        elif isinstance(target, str) and target in kernels.devices():
+        elif isinstance(target, str) and target in kernels.DEVICES:
             device = target
         elif target is not None:
             dtype = target
@@ -357,6 +358,10 @@ class Module:
     def cpu(self: M) -> M:
         """Move to host memory in place."""
         return self.to(device="cpu")
+
+    def cuda(self: M) -> M:
+        """Move to the GPU in place. Raises if there is none, saying what is missing."""
+        return self.to(device="cuda")
 
     # -- state --------------------------------------------------------------------------------
 

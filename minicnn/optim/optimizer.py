@@ -13,7 +13,6 @@ import minicnn_kernels as kernels
 from minicnn.grad_mode import enable_grad
 from minicnn.nn.module import Module, zero_grad
 from minicnn.tensor import Tensor
-from minicnn_kernels import memory
 
 Group = dict[str, Any]
 
@@ -159,7 +158,7 @@ class Optimizer:
                 f"{type(self).__name__}.load_state_dict: {what}: expected shape {param.shape}, "
                 f"got {value.shape}"
             )
-        result = memory.empty_like(param.data)
+        result = kernels.empty_like(param.data)
         kernels.of(result).copy_into(result, value)
         return result
 
@@ -184,7 +183,7 @@ def _hold_at_zero(p: Tensor, state: dict[str, Any]) -> None:
 
 def zeros_like(param: Any) -> Any:
     """Zeros with the shape, dtype and memory order of an array: an optimizer's empty state."""
-    result = memory.empty_like(param)
+    result = kernels.empty_like(param)
     kernels.of(result).copy_into(result, 0)
     return result
 

@@ -1,0 +1,196 @@
+"""Device "cuda" without a GPU: its kernels, what it says where it is missing, and training in the simulator.
+
+The op table runs on it too, in a process of its own: MINICNN_TEST_BACKENDS=sim pytest tests/test_functions.py
+(or =cuda, on a machine with a GPU).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minicnn
+import minicnn_kernels as kernels
+from minicnn import nn
+
+ROOT = Path(__file__).parent.parent
+CUDA = ROOT / "kernels" / "minicnn_kernels" / "cuda"
+
+# Kernels of the reference that device "cuda" has not got. Entries may only go.
+# fmt: off
+MISSING = {
+    # distributions are drawn on the host, where a model is made, and moved
+    "philox", "random_integers", "random_normal", "random_permutation", "random_uniform",
+    "sort", "topk",
+    "choose_scale", "move_range", "quantized_avg_pool2d_forward", "quantized_conv2d_forward",
+    "quantized_linear_forward",
+    "entropy_range", "histogram", "least_error_range", "least_error_values", "percentile_range", "widen",
+    "codebook_backward", "codebook_forward", "kmeans", "nearest_centroid",
+    "huffman_decode", "huffman_encode", "huffman_lengths", "pack_bits", "unpack_bits",
+    "low_rank_factors", "rank_of_energy", "tucker2_factors",
+    "channel_gram", "choose_channels", "fit_channels", "lasso", "windows_at",
+    "count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums",
+    # what `minicnn.compile` fuses, and integers of deployment
+    "add_relu_forward", "batch_norm_block_backward", "batch_norm_block_forward", "conv2d_block_backward",
+    "conv2d_block_forward", "linear_relu_forward", "shortcut_backward", "shortcut_forward",
+    "IntegerProgram", "flatten", "integer_add_forward", "integer_avg_pool2d_forward",
+    "integer_conv2d_forward", "integer_linear_forward", "integer_lookup", "integer_max_pool2d_forward",
+}
+# fmt: on
+
+
+def exported(path: Path) -> set[str]:
+    """The names in `__all__` of a module, read off its source: importing it would need numba-cuda."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def in_simulator(*command: str, threads: int = 1) -> str:
+    """What a Python program prints with the simulator in place of a GPU."""
+    environment = {
+        **os.environ,
+        "NUMBA_ENABLE_CUDASIM": "1",
+        "MINICNN_SIMULATED_THREADS": str(threads),
+        "PYTHONWARNINGS": "ignore",
+    }
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_cuda_lacks_exactly_the_kernels_that_are_listed():
+    here = set().union(*(exported(path) for path in CUDA.glob("*.py")))
+    assert set(kernels.backend("reference").__all__) - here == MISSING
+
+
+def test_numba_cuda_is_imported_in_one_module():
+    doors = {"driver.py", "simulator.py", "code.py"}  # the last two patch or ask numba itself
+    for path in CUDA.glob("*.py"):
+        if path.name not in doors:
+            assert "numba" not in {
+                name.split(".")[0]
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                for name in imported(node)
+            }, path.name
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is not None, reason="numba-cuda is installed")
+def test_without_the_extra_an_error_says_how_to_get_it():
+    x = minicnn.ones(2, 3)
+    for move in (lambda: x.to("cuda"), x.cuda, nn.Linear(2, 2).cuda, lambda: nn.Linear(2, 2).to("cuda")):
+        with pytest.raises(ImportError, match=r"pip install 'minicnn\[gpu\]'"):
+            move()
+    assert kernels.devices() == ("cpu",)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="expected one of cpu, cuda"):
+        kernels.to_device(np.zeros(3), "tpu")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_small_network_trains_in_the_simulator_with_the_losses_of_the_host(threads):
+    for losses in json.loads(in_simulator(str(ROOT / "tests" / "cuda_step.py"), threads=threads)).values():
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_the_device_is_never_left_in_silence():
+    program = """
+import numpy as np, minicnn, minicnn_kernels as kernels
+from minicnn import optim
+def refused(error, words, call):
+    try:
+        call()
+    except error as found:
+        assert words in str(found), found
+    else:
+        raise SystemExit(f"not refused: {words}")
+x = minicnn.ones(2, 3).cuda()
+assert (x.device, x.cpu().device, x.to(minicnn.ones(1)).device) == ("cuda", "cpu", "cpu")
+assert "device='cuda'" in repr(x) and x.sum().item() == 6 and kernels.devices() == ("cpu", "cuda")
+refused(TypeError, "tensor.cpu().numpy()", x.numpy)
+refused(TypeError, "tensor.cpu().numpy()", lambda: np.asarray(x))
+refused(TypeError, "add: expected all arrays on device 'cuda'", lambda: x + minicnn.ones(2, 3))
+refused(NotImplementedError, "sort: there is no such kernel", lambda: x.sort())
+refused(TypeError, "float64 is not supported", x.double)
+y = x.requires_grad_() * 2
+refused(ValueError, "expected a gradient on 'cuda'", lambda: y.backward(minicnn.ones(2, 3)))
+host = minicnn.ones(2, 3, requires_grad=True)
+(host.cuda() * 3).sum().backward()
+assert host.grad.device == "cpu" and host.grad.tolist() == [[3.0] * 3] * 2
+"""
+    in_simulator("-c", program)
+
+
+def test_fake_quantization_and_dropout_have_the_bits_of_the_reference():
+    program = """
+import numpy as np
+from minicnn_kernels import cuda, reference
+rng = np.random.default_rng(0)
+x = (rng.standard_normal((3, 4, 5)) * 40).astype(np.float32)
+x[0, 0, :3] = np.nan, 0.5, -0.5
+grad = rng.standard_normal(x.shape).astype(np.float32)
+for scale, zero, axis in (
+    (np.array(0.37, np.float32), np.array(5, np.int32), None),
+    (rng.uniform(0.1, 2, 4).astype(np.float32), np.zeros(4, np.int32), 1),
+):
+    lattice = (scale, zero, -128, 127, axis)
+    moved = (cuda.to_device(scale), cuda.to_device(zero), -128, 127, axis)
+    for name, arrays in (("fake_quantize_forward", (x,)), ("fake_quantize_backward", (grad, x))):
+        ours = getattr(cuda, name)(*(cuda.to_device(array) for array in arrays), *moved)
+        np.testing.assert_array_equal(cuda.to_host(ours), getattr(reference, name)(*arrays, *lattice))
+    q = reference.quantize(np.nan_to_num(x), *lattice, np.int8)
+    ours = cuda.quantize(cuda.to_device(np.nan_to_num(x)), *moved, np.int8)
+    np.testing.assert_array_equal(cuda.to_host(ours), q)
+    back = cuda.to_host(cuda.dequantize(ours, *moved[:2], axis))
+    np.testing.assert_array_equal(back, reference.dequantize(q, scale, zero, axis))
+for shape, p, seed, offset in (((5, 7), 0.3, 2**63 + 5, 2**33), ((2,), 0.9, 1, 0), ((3, 4), 0.0, 7, 1)):
+    ours = cuda.to_host(cuda.dropout_mask(shape, p, seed, offset))
+    np.testing.assert_array_equal(ours, reference.dropout_mask(shape, p, seed, offset))
+"""
+    in_simulator("-c", program)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs the extra 'gpu'")
+def test_every_kernel_compiles_for_sm_90_without_spills_or_double_precision():
+    command = [sys.executable, "-m", "minicnn_kernels.cuda.code"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_op_table_holds_in_the_simulator():
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "ignore",
+        "tests/test_functions.py",
+        "-k",
+        "equal_to_the_reference",
+    ]
+    environment = {**os.environ, "MINICNN_TEST_BACKENDS": "sim"}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
