@@ -79,7 +79,7 @@ def machine_code(kernel: Kernel) -> Code:
             "ptxas",
             f"-arch=sm_{ARCHITECTURE[0]}{ARCHITECTURE[1]}",
             "-v",
-            source,
+            str(source),
             "-o",
             f"{source}.cubin",
         ]

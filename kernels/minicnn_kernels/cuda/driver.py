@@ -18,7 +18,7 @@ from numba import config
 
 from minicnn_kernels.cuda import simulator
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
+SIMULATED = bool(getattr(config, "ENABLE_CUDASIM"))  # noqa: B009  (made when Numba is imported)
 
 if not SIMULATED and importlib.util.find_spec("numba_cuda") is None:
     raise ImportError(
@@ -111,7 +111,8 @@ def _scalar_functions() -> Iterator[Any]:
     else:
         yield from (math.atan2, math.cos, math.exp, math.expm1, math.fmod, math.isinf, math.isnan)
         yield from (math.log, math.log1p, math.log2, math.sin, math.sqrt, math.tan, math.tanh)
-        device = cuda.libdevice  # in Python, and so in Numba, math.floor gives a whole number
+        device = getattr(cuda, "libdevice")  # noqa: B009  (numba-cuda has it, its ancestor in Numba not)
+        # in Python, and so in Numba, math.floor gives a whole number
         yield from (device.ceilf, device.floorf, device.rintf, device.truncf)
 
 

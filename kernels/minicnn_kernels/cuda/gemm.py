@@ -9,7 +9,7 @@ repeat bit for bit (Volkov and Demmel 2008).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,15 @@ _REGISTERS = 65536  # of a multiprocessor
 _ZERO = np.float32(0)
 
 
-def _tiled(across: int, per_thread: int, depth: int, blocks: int) -> Kernel:
+class Tiled(NamedTuple):
+    """A kernel whose blocks of `threads` threads each compute tile x tile results."""
+
+    kernel: Kernel
+    tile: int
+    threads: int
+
+
+def _tiled(across: int, per_thread: int, depth: int, blocks: int) -> Tiled:
     """The kernel for square tiles of across x per_thread results, by across x across threads.
 
     blocks: how many of them shall fit on a multiprocessor at once, which bounds the registers of a thread.
@@ -89,8 +97,7 @@ def _tiled(across: int, per_thread: int, depth: int, blocks: int) -> Kernel:
                             total += bias[bias_start + y * bias_strides[0] + x * bias_strides[1]]
                         c[c_start + y * c_strides[2] + x * c_strides[3]] = total
 
-    run.threads, run.tile = threads, tile
-    return run
+    return Tiled(run, tile, threads)
 
 
 # A small product gets small tiles: with large ones there would be too few blocks to fill the device. In the
@@ -124,7 +131,7 @@ def gemm(
     run = _LARGE if blocks >= _ENOUGH_BLOCKS else _SMALL
     grid = (-(-n // run.tile), -(-m // run.tile), min(outer * inner, _MOST_BATCHES))
     launch_blocks(
-        run,
+        run.kernel,
         grid,
         run.threads,
         c,

@@ -47,13 +47,13 @@ class Map:
     def __init__(self, name: str, types: Any, formula: Callable) -> None:
         self.name, self.types = name, types
         count = formula.__code__.co_argcount
-        operands = [np.dtype(np.float32)] * count
+        operands: list[np.dtype] = [np.dtype(np.float32)] * count
         if count == 3:
             operands[0] = np.dtype(bool)
         gives = "boolean" if _resolved(types, *operands)[-1].kind == "b" else "float32"
         formula = device_function(formula)
         self.same_shape = _SAME_SHAPE[count](name, formula, gives)
-        self.repeating = _REPEATING[count](name, formula, gives)
+        self.repeating = _REPEATING[count](name, formula, gives) if count > 1 else self.same_shape
 
     def __call__(self, *operands: Any) -> DeviceArray:
         on_device(self.name, *operands)
@@ -166,8 +166,8 @@ def _repeating_3(name: str, formula: Callable, gives: str) -> Kernel:
     return run
 
 
-_SAME_SHAPE = {1: _same_shape_1, 2: _same_shape_2, 3: _same_shape_3}
-_REPEATING = {1: lambda *_: None, 2: _repeating_2, 3: _repeating_3}
+_SAME_SHAPE: dict[int, Callable[..., Kernel]] = {1: _same_shape_1, 2: _same_shape_2, 3: _same_shape_3}
+_REPEATING: dict[int, Callable[..., Kernel]] = {2: _repeating_2, 3: _repeating_3}
 
 
 def with_numbers(specification: Callable, formula: Callable) -> Callable[..., DeviceArray]:

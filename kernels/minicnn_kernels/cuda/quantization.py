@@ -16,7 +16,7 @@ from minicnn_kernels.cuda.elementwise import maximum, minimum, where
 from minicnn_kernels.cuda.reduction import max as largest
 from minicnn_kernels.cuda.reduction import min as smallest
 from minicnn_kernels.cuda.reduction import sum as total
-from minicnn_kernels.cuda.shape import copy_into
+from minicnn_kernels.cuda.shape import copy_into, full
 from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device
 from minicnn_kernels.device_array import DeviceArray
 
@@ -51,7 +51,7 @@ def value_range(x: Any, axis: int | None) -> tuple[DeviceArray, DeviceArray]:
     others = None if axis is None else tuple(i for i in range(x.ndim) if i != axis % x.ndim)
     if not x.size:
         shape = () if axis is None else (x.shape[axis],)
-        return tuple(where(cast(empty(shape), bool), 0.0, 0.0) for _ in range(2))
+        return full(shape, 0, x.dtype), full(shape, 0, x.dtype)
     return minimum(smallest(numbers, others, False), 0), maximum(largest(numbers, others, False), 0)
 
 

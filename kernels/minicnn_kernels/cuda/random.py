@@ -26,9 +26,9 @@ _ZERO = np.uint64(0)
 def dropout_mask(shape: Any, p: float, seed: int, offset: int) -> DeviceArray:
     """Boolean, False with probability p (to 32 bits)."""
     keep = empty(tuple(shape), np.bool_)
-    threshold, seed = np.uint64(round(p * 2**32)), np.uint64(seed & (1 << 64) - 1)
+    threshold, key = np.uint64(round(p * 2**32)), np.uint64(seed & (1 << 64) - 1)
     blocks = -(-math.prod(shape) // 4)
-    launch(_keep, blocks, flat(keep), threshold, seed, np.uint64(offset), keep.size, blocks)
+    launch(_keep, blocks, flat(keep), threshold, key, np.uint64(offset), keep.size, blocks)
     return keep
 
 

@@ -46,7 +46,10 @@ def reshape(x: Any, shape: Any) -> DeviceArray:
     on_device("reshape", x)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     view = x.reshaped(shape)
-    return dense(x).reshaped(shape) if view is None else view
+    if view is None:
+        view = dense(x).reshaped(shape)
+    assert view is not None  # dense arrays have every shape
+    return view
 
 
 def permute(x: Any, dims: Any) -> DeviceArray:
@@ -111,7 +114,7 @@ def cat(arrays: Any, dim: int) -> DeviceArray:
     dim %= arrays[0].ndim
     shape = list(arrays[0].shape)
     shape[dim] = sum(array.shape[dim] for array in arrays)
-    result = empty(shape, np.result_type(*(array.dtype for array in arrays)))
+    result = empty(tuple(shape), np.result_type(*(array.dtype for array in arrays)))
     start = 0
     for array in arrays:
         end = start + array.shape[dim]
@@ -129,7 +132,7 @@ def pad(x: Any, pad: Any, mode: str, value: Any) -> DeviceArray:
                 x = _take(dense(x), to_device(positions.astype(np.int64)), axis)
         return x
     shape = [size + before + after for size, (before, after) in zip(x.shape, pad, strict=True)]
-    result = full(shape, value, x.dtype)
+    result = full(tuple(shape), value, x.dtype)
     copy_strided(result.sliced(_inner(pad)), x.sliced(_inner(tuple((-a, -b) for a, b in pad))))
     return result
 

@@ -30,4 +30,4 @@ def run_single_threads_in_place() -> None:
         thread.syncthreads = lambda: None
         manager._f(*arguments)
 
-    kernel.BlockManager.run = run
+    setattr(kernel.BlockManager, "run", run)  # noqa: B010  (a method of somebody else's class)
