@@ -37,6 +37,10 @@ MISSING = {
     "huffman_decode", "huffman_encode", "huffman_lengths", "pack_bits", "unpack_bits",
     "low_rank_factors", "rank_of_energy", "tucker2_factors",
     "channel_gram", "choose_channels", "fit_channels", "lasso", "windows_at",
+    "binarize_backward", "binarize_forward", "binary_conv2d_forward", "binary_linear_forward",
+    "mean_magnitude", "pack_binary_weight", "pack_signs", "pack_ternary_weight", "sparse_conv2d_forward",
+    "sparse_linear_forward", "ternarize_forward", "ternary_conv2d_forward", "ternary_linear_forward",
+    "ternary_scale", "to_sparse_rows",
     "count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums",
     # what `minicnn.compile` fuses, and integers of deployment
     "add_relu_forward", "batch_norm_block_backward", "batch_norm_block_forward", "conv2d_block_backward",
@@ -106,10 +110,29 @@ def test_an_unknown_device_is_refused():
         kernels.to_device(np.zeros(3), "tpu")
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_small_network_trains_in_the_simulator_with_the_losses_of_the_host(threads):
-    for losses in json.loads(in_simulator(str(ROOT / "tests" / "cuda_step.py"), threads=threads)).values():
+def test_a_small_network_trains_in_the_simulator_with_the_losses_of_the_host():
+    for losses in json.loads(in_simulator(str(ROOT / "tests" / "cuda_step.py"))).values():
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_threads_that_meet_in_shared_memory_agree():
+    program = """
+import sys
+sys.setswitchinterval(1e-5)  # the simulator polls its threads: let each have its turn soon
+import numpy as np
+from minicnn_kernels import cuda, reference
+rng = np.random.default_rng(0)
+a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 5), (5, 2)))
+np.testing.assert_allclose(
+    cuda.to_host(cuda.matmul(cuda.to_device(a), cuda.to_device(b))), a @ b, rtol=1e-5, atol=1e-6
+)
+np.testing.assert_allclose(cuda.to_host(cuda.sum(cuda.to_device(a), 0, False)), a.sum(0), rtol=1e-5, atol=1e-6)
+for ours, theirs in zip(
+    cuda.batch_norm_forward(cuda.to_device(a), None, None, 1e-3), reference.batch_norm_forward(a, None, None, 1e-3), strict=True
+):
+    np.testing.assert_allclose(cuda.to_host(ours), theirs, rtol=1e-4, atol=1e-5)
+"""
+    in_simulator("-c", program, threads=2)
 
 
 def test_the_device_is_never_left_in_silence():
@@ -170,6 +193,7 @@ for shape, p, seed, offset in (((5, 7), 0.3, 2**63 + 5, 2**33), ((2,), 0.9, 1, 0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs the extra 'gpu'")
 def test_every_kernel_compiles_for_sm_90_without_spills_or_double_precision():
     command = [sys.executable, "-m", "minicnn_kernels.cuda.code"]
@@ -178,6 +202,7 @@ def test_every_kernel_compiles_for_sm_90_without_spills_or_double_precision():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_op_table_holds_in_the_simulator():
     command = [
         "-m",
