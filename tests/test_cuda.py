@@ -126,10 +126,10 @@ a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 5), (5, 
 np.testing.assert_allclose(
     cuda.to_host(cuda.matmul(cuda.to_device(a), cuda.to_device(b))), a @ b, rtol=1e-5, atol=1e-6
 )
-np.testing.assert_allclose(cuda.to_host(cuda.sum(cuda.to_device(a), 0, False)), a.sum(0), rtol=1e-5, atol=1e-6)
-for ours, theirs in zip(
-    cuda.batch_norm_forward(cuda.to_device(a), None, None, 1e-3), reference.batch_norm_forward(a, None, None, 1e-3), strict=True
-):
+total = cuda.to_host(cuda.sum(cuda.to_device(a), 0, False))
+np.testing.assert_allclose(total, a.sum(0), rtol=1e-5, atol=1e-6)
+expected = reference.batch_norm_forward(a, None, None, 1e-3)
+for ours, theirs in zip(cuda.batch_norm_forward(cuda.to_device(a), None, None, 1e-3), expected, strict=True):
     np.testing.assert_allclose(cuda.to_host(ours), theirs, rtol=1e-4, atol=1e-5)
 """
     in_simulator("-c", program, threads=2)
