@@ -112,15 +112,19 @@ def _table(lines: list[Row], record: Record) -> str:
     def error(numbers: dict[str, Any]) -> float:
         return 100 * numbers["file"]["errors"] / numbers["file"]["images"]
 
+    files = {
+        name: {seed: numbers for seed, numbers in seeds.items() if "file" in numbers}
+        for name, seeds in record.rows.items()
+    }
     shown = []
     for row in lines:
-        seeds = record.rows.get(row.name)
+        seeds = files.get(row.name)
         if not seeds:
             continue
         mean, deviation = across(seeds, error)
         gap = ""
-        if row.base and record.rows.get(row.base):
-            gap = f"{mean - across(record.rows[row.base], error)[0]:+.2f}"
+        if row.base and files.get(row.base):
+            gap = f"{mean - across(files[row.base], error)[0]:+.2f}"
         left, _ = across(seeds, lambda numbers: numbers["total"]["nonzeros"])
         size, _ = across(seeds, lambda numbers: numbers["file"]["bytes"])
         whole = 4 * next(iter(record.rows[row.base or row.name].values()))["total"]["parameters"]

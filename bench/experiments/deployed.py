@@ -26,7 +26,10 @@ class Deployed(NamedTuple):
 def deployed(row: Row, seed: int, known: dict[str, Row], record: Record, options: Options) -> Deployed:
     """Write `deployed.mcnn` beside the row's model, which is trained if it is not there."""
     model, configuration = load_trained(model_of(row, seed, known, record, options))
-    where = {"data": options.data or configuration["data"], "validation_fraction": options.held_out}
+    source = configuration["data"]
+    if source != "fashion-mnist" and options.data:  # a folder may lie elsewhere now
+        source = options.data
+    where = {"data": source, "validation_fraction": options.held_out}
     loader = data.DataLoader(load_images({"limit": None} | configuration | where).watched, _BATCH)
     path = folder_of(row, seed, options) / "deployed.mcnn"
     deploy.save(model, path, next(iter(loader))[0][:2])
