@@ -78,7 +78,7 @@ def main() -> None:
     print(f"\nwritten to {path}")
     if what == "goals":
         note = "A quick run: a selection, and rough figures.\n\n" if options.quick else ""
-        text = f"{record.describe(facts)}\n\n{note}{command.table(results)}\n"
+        text = f"{note}{command.table(results)}\n"
         path.with_suffix(".md").write_text(text, encoding="utf-8")
     if what == "ladder":
         from bench import ladder

@@ -188,7 +188,8 @@ def _goals(options: Options) -> dict[str, Any]:
                 asked, nets=[net for net in asked.nets if net != "R20"]
             )  # there is no goal for it
         parts[name] = partial(COMMANDS[name].measure, asked)
-    return goals.measure(parts, record.read("goals") if options.parts else None)
+    here = record.describe(record.machine())
+    return goals.measure(parts, here, record.read("goals") if options.parts else None)
 
 
 def _goals_table(results: dict[str, Any]) -> str:

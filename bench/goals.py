@@ -273,7 +273,7 @@ def verdict(goal: Goal, value: float) -> str:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Markdown: one line per goal; then who was missing, and why."""
+    """Markdown: one line per goal; then the machines, and who was missing, and why."""
     rows = []
     for entry in results["goals"]:
         row = [entry["row"], entry["against"], *(_number(entry[key], entry) for key in ("goal", "stretch"))]
@@ -286,7 +286,16 @@ def table(results: Mapping[str, Any]) -> str:
             row += ["-", "-", "-"]
         rows.append([*row, entry["verdict"]])
     header = ["what", "against", "goal", "stretch", "mean", "worst (quartiles)", "at", "verdict"]
-    return "\n".join([markdown(header, rows), "", *(f"- {line}" for line in results["missing"])])
+    lines = [*machines(results["machines"]), *results["missing"]]
+    return "\n".join([markdown(header, rows), "", *(f"- {line}" for line in lines)])
+
+
+def machines(of_parts: Mapping[str, str]) -> list[str]:
+    """'commands: the machine that they ran on', each machine once."""
+    parts: dict[str, list[str]] = {}
+    for part, machine in of_parts.items():
+        parts.setdefault(machine, []).append(part)
+    return [f"{', '.join(names)}: {machine}" for machine, names in parts.items()]
 
 
 def _number(value: float | None, entry: Mapping[str, Any]) -> str:
@@ -308,18 +317,20 @@ def missing(results: Results) -> list[str]:
 
 
 def measure(
-    parts: Mapping[str, Callable[[], Any]], earlier: Mapping[str, Any] | None = None
+    parts: Mapping[str, Callable[[], Any]], machine: str, earlier: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Run the commands that `parts` names and judge: goals, missing engines, and every part's results.
 
-    earlier: what an earlier call returned, for the parts that are not measured anew.
+    machine: the one that this is, in words. earlier: what an earlier call returned, perhaps on another
+    machine, for the parts that are not measured anew.
     """
     results = dict(earlier["parts"]) if earlier else {}
     seconds = dict(earlier["seconds"]) if earlier else {}
+    machines = dict(earlier["machines"]) if earlier else {}
     for name, run in parts.items():
         start = time.perf_counter()
         results[name] = run()
-        seconds[name] = round(time.perf_counter() - start, 1)
+        seconds[name], machines[name] = round(time.perf_counter() - start, 1), machine
         print(f"{name}: {seconds[name]:.0f} s", file=sys.stderr, flush=True)
     goals = {"goals": judge(results), "missing": missing(results)}
-    return {**goals, "seconds": seconds, "parts": results}
+    return {**goals, "seconds": seconds, "machines": machines, "parts": results}

@@ -207,12 +207,14 @@ def test_memory_and_start_up_are_judged_where_less_is_better():
 
 def test_the_table_of_goals_has_a_line_for_each_with_its_unit():
     results = {"startup": [{"what": "first batch of W2, minicnn", "seconds": [0.9, 1.25, 1.3]}]}
-    lines = goals.table({"goals": goals.judge(results), "missing": ["jax (frameworks): none"]}).splitlines()
-    assert len(lines) == 2 + len(goals.GOALS) + 2
+    found = {"goals": goals.judge(results), "missing": ["jax (frameworks): none"]}
+    found["machines"] = {"startup": "an old one", "ops": "a new one", "steps": "an old one"}
+    lines = goals.table(found).splitlines()
+    assert len(lines) == 2 + len(goals.GOALS) + 4
     (line,) = [line for line in lines if "second process" in line]
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[2:] == ["1.5 s", "1 s", "-", "1.25 s (0.9 s to 1.3 s)", "whole process", "reached"]
-    assert lines[-1] == "- jax (frameworks): none"
+    assert lines[-3:] == ["- startup, steps: an old one", "- ops: a new one", "- jax (frameworks): none"]
 
 
 # Processes
@@ -335,7 +337,9 @@ def test_a_short_run_of(what, tmp_path):
 def test_parts_of_the_goals_that_are_not_measured_anew_keep_their_results():
     memory = [{"net": "W2"}]
     earlier = {"parts": {"ops": [], "memory": memory}, "seconds": {"ops": 9.0, "memory": 8.0}}
-    results = goals.measure({"ops": lambda: []}, earlier)
+    earlier["machines"] = {"ops": "an old one", "memory": "an old one"}
+    results = goals.measure({"ops": lambda: []}, "a new one", earlier)
+    assert results["machines"] == {"ops": "a new one", "memory": "an old one"}
     assert results["parts"]["memory"] == memory
     assert results["seconds"]["memory"] == 8.0
     assert results["seconds"]["ops"] < 9.0

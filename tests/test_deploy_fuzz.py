@@ -163,9 +163,9 @@ def test_a_program_that_serves_one_image_alone_is_refused_with_three(quantized, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantized", [True, False], ids=["quantized", "floats"])
-def test_fifty_thousand_spoilt_programs_are_refused_or_run(quantized, tmp_path):
+def test_thousands_of_spoilt_programs_are_refused_or_run(quantized, tmp_path):
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused, _ = fuzz(saved(quantized, tmp_path), 50_000, seed=1)
-    assert refused > 25_000
+    refused, _ = fuzz(saved(quantized, tmp_path), 5_000, seed=1)
+    assert refused > 2_500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 3 << 20, "KiB: bounded memory"

@@ -53,7 +53,11 @@ def rows(options: Options) -> list[Row]:
         Row("student of a quarter", student),
         Row(
             "student with its teacher",
-            Recipe(epochs=epochs, model_options={"width": 0.5}, steps=(Distill(teacher="dense"),)),
+            Recipe(
+                epochs=epochs,
+                model_options={"width": 0.5},
+                steps=(Distill(teacher="dense", temperature=2.0, alpha=0.5),),
+            ),
             teacher="dense",
         ),
     ]
