@@ -15,7 +15,7 @@ from bench.experiments.deployed import count_errors, deployed
 from bench.experiments.record import Record, across
 from bench.experiments.rows import Options, Row, run_rows
 from bench.record import markdown
-from minicnn.compress.recipe import Distill, Prune, Recipe, Share
+from minicnn.compress.recipe import Recipe, Share
 
 TITLE = "MNIST: Deep Compression, as files"
 
@@ -69,23 +69,10 @@ def rows(options: Options) -> list[Row]:
 def _recipe(options: Options, model: str, plan: _Plan) -> Recipe:
     """Pruned in the first half of the training, shared for its last quarter."""
     epochs = options.epochs or (3 if options.quick else plan.epochs)
-    return Recipe(
-        data=options.data or "",
-        model=model,
-        epochs=epochs,
-        batch_size=plan.batch_size,
-        lr=plan.lr,
-        warmup=plan.warmup,  # a trained network diverges where it begins at the full rate
-        clip_norm=5.0,
-        augment=[],
-        label_smoothing=0.0,
-        dropout=0.0,
-        weight_decay=1e-4,
-        steps=(
-            Prune(rate=plan.rate, start=0, end=max(epochs // 2, 1), every="100 batches", scope="global"),
-            Share(clusters=plan.clusters, biases=32, start=epochs * 3 // 4, lr_factor=plan.lr_factor),
-            Distill(teacher=model),
-        ),
+    share = Share(clusters=plan.clusters, biases=32, start=epochs * 3 // 4, lr_factor=plan.lr_factor)
+    end = max(epochs // 2, 1)
+    return lenet.taught(
+        model, options, plan.rate, end, epochs, plan.batch_size, plan.lr, warmup=plan.warmup, more=(share,)
     )
 
 
