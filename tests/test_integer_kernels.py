@@ -251,8 +251,11 @@ def test_calls_without_a_step_run_one_by_one(rng):
     assert_equal(program(x)[0], reference.IntegerProgram(calls, [0], [2])(x)[0])
 
 
-def test_inputs_of_different_lengths_are_refused(rng):
+@pytest.mark.parametrize("route", ["auto", "float"])
+def test_inputs_of_different_lengths_are_refused(route):
     one = np.float32(1)
     call = IntegerCall("integer_add_forward", (Slot(0), Slot(1), one, 0, one, 0, one, 0, 0, 255), 2)
-    with pytest.raises(ValueError, match="the inputs have 2, 3 images: expected as many each"):
-        cpu.IntegerProgram([call], [0, 1], [2])(*(np.zeros((n, 4), np.uint8) for n in (2, 3)))
+    for backend in (reference, cpu):
+        program = backend.IntegerProgram([call], [0, 1], [2])
+        with using("integer", route), pytest.raises(ValueError, match="have 2, 3 images: expected as many"):
+            program(*(np.zeros((n, 4), np.uint8) for n in (2, 3)))

@@ -77,6 +77,14 @@ def slots(call: IntegerCall) -> list[Slot]:
     return found
 
 
+def count_images(arrays: Sequence[np.ndarray]) -> int:
+    """How many images each of the inputs holds. Raises ValueError if that differs."""
+    counts = [len(array) for array in arrays]
+    if len(set(counts)) != 1:
+        raise ValueError(f"the inputs have {', '.join(map(str, counts))} images: expected as many each")
+    return counts[0]
+
+
 def run_calls(
     kernels: Mapping[str, Callable[..., Any]],
     calls: Sequence[IntegerCall],
@@ -84,9 +92,10 @@ def run_calls(
     outputs: Sequence[int],
     arrays: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, ...]:
-    """The outputs for `arrays`, the inputs. Raises ValueError if their number is another."""
+    """The outputs for `arrays`, the inputs. Raises ValueError unless they fit its inputs."""
     if len(arrays) != len(inputs):
         raise ValueError(f"the program takes {len(inputs)} arrays, got {len(arrays)}")
+    count_images(arrays)
     values: dict[int, Any] = dict(zip(inputs, arrays, strict=True))
 
     def of(argument: Any) -> Any:

@@ -35,7 +35,7 @@ from minicnn_kernels.cpu.integer_run import (
 from minicnn_kernels.cpu.layout import address, contiguous
 from minicnn_kernels.cpu.linear import linear_forward
 from minicnn_kernels.cpu.quantization import exact_product
-from minicnn_kernels.integer_calls import IntegerCall, Slot, check_calls, run_calls
+from minicnn_kernels.integer_calls import IntegerCall, Slot, check_calls, count_images, run_calls
 from minicnn_kernels.reference import integer as reference
 from minicnn_kernels.reference.quantization import dequantize, quantize
 from minicnn_kernels.reference.shape import cat
@@ -112,10 +112,7 @@ class _Prepared:
 
         For one image of a small net the arithmetic takes 30 us; all that is said here takes 4.
         """
-        images = len(arrays[0])
-        if len(arrays) > 1 and any(len(array) != images for array in arrays):
-            lengths = ", ".join(str(len(array)) for array in arrays)
-            raise ValueError(f"the inputs have {lengths} images: expected as many each")
+        images = count_images(arrays)
         results = [memory.empty((images, *shape), dtype) for shape, dtype in self._results]
         try:
             workspace = self._free.pop()  # nobody else has it
