@@ -96,7 +96,7 @@ TAKEN_FROM_NUMPY = {
     "huffman_encode", "huffman_lengths", "pack_bits", "unpack_bits",
     "count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums",  # selection
     "channel_gram", "choose_channels", "fit_channels", "lasso", "windows_at",  # lasso
-    "flatten", "pack_binary_weight", "pack_ternary_weight", "to_sparse_rows",  # once for each weight, or a view
+    "flatten", "pack_binary_weight", "pack_ternary_weight", "to_sparse_rows",  # once for a weight
 }
 # fmt: on
 

@@ -16,7 +16,6 @@ from minicnn_kernels.cpu.integer_routes import VNNI
 
 cpu, reference = kernels.backend("cpu"), kernels.backend("reference")
 HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse,+sse2,+sse4.1,+avx,+avx2,+fma"}
-NEHALEM = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse,+sse2,+sse3"}
 ASK = """
 import minicnn_kernels
 from minicnn_kernels.algorithms import using
@@ -41,7 +40,7 @@ def test_without_the_instruction_floats_serve_and_asking_for_it_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("machine", [HASWELL, NEHALEM, {"NUMBA_CPU_NAME": "generic"}], ids=str)
+@pytest.mark.parametrize("machine", [HASWELL, {"NUMBA_CPU_NAME": "generic"}], ids=str)
 def test_all_tests_of_integers_pass_without_the_instruction(machine):
     file = Path(__file__).with_name("test_integer_kernels.py")
     result = python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file), **machine)
