@@ -162,6 +162,7 @@ def test_a_program_that_serves_one_image_alone_is_refused_with_three(quantized, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("quantized", [True, False], ids=["quantized", "floats"])
 def test_thousands_of_spoilt_programs_are_refused_or_run(quantized, tmp_path):
     resource = pytest.importorskip("resource")

@@ -120,6 +120,7 @@ def test_experiments_on_mnist_ask_for_it():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "name", ["fashion", "pareto", "lenet", "deep-compression", "lottery", "hinton", "binary"]
 )
@@ -131,7 +132,7 @@ def test_a_quick_run_of_everything(name, tmp_path):
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=280,
+        timeout=1140,
     )
     assert any(column in done.stdout for column in ("| seeds", "by seed", "unbeaten |"))
     assert str(folder) not in (tmp_path / f"{name}-quick" / f"{name}-quick.md").read_text()
