@@ -92,7 +92,7 @@ def _train(
     loader = data.DataLoader(
         images.train, 100, shuffle=True, seed=seed, transform=data.RandomShift(shift) if shift else None
     )
-    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     schedule = {"epochs": epochs, "warmup": 0, "schedule": "cosine"}
     minicnn.fit(
         model,
