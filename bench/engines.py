@@ -6,36 +6,11 @@ Engines are imported where they are used, so that a process holds one of them on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from bench.nets import NETS
-from bench.worker import Engine, Mode, Unavailable, Wrong
-
-CLASSES = 10
-LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # small: thousands of steps on one batch must stay finite
-
-
-def random_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Normal images (N, C, H, W) float32 and labels (N,) int64, always the same."""
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((batch, *NETS[net].image_shape), dtype=np.float32)
-    return images, rng.integers(0, CLASSES, batch)
-
-
-def training(
-    step: Callable[[], Any], loss: Callable[[], float], facts: Callable[[], dict[str, Any]]
-) -> Engine:
-    """An Engine with the one mode 'step', whose loss must stay finite."""
-
-    def check() -> None:
-        if not math.isfinite(loss()):
-            raise Wrong("the loss is not finite; times of NaN arithmetic mean nothing")
-
-    return Engine({"step": Mode(step)}.__getitem__, facts, check)
+from bench.nets import LEARNING_RATE, MOMENTUM, NETS, random_batch
+from bench.worker import Engine, Unavailable, training
 
 
 def make_minicnn(net: str, *, batch: int, threads: int, compiled: bool) -> Engine:

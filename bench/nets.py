@@ -1,13 +1,18 @@
 """The networks of the benchmarks, written once for every engine: `nn` is `minicnn.nn` or `torch.nn`.
 
-That one definition serves both is itself a check of the public API. How a net is trained and timed is in
-`engines.py`.
+That one definition serves both is itself a check of the public API. Every engine trains them on the same
+batch with the same constants; how is in `engines.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
+
+CLASSES = 10
+LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # small: thousands of steps on one batch must stay finite
 
 
 class Net(NamedTuple):
@@ -81,3 +86,10 @@ NETS = {
     "W3": Net(_four_convolutions, (3, 32, 32)),
     "R20": Net(_resnet20, (3, 32, 32)),
 }
+
+
+def random_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normal images (N, C, H, W) float32 and labels (N,) int64, always the same."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((batch, *NETS[net].image_shape), dtype=np.float32)
+    return images, rng.integers(0, CLASSES, batch)

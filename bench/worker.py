@@ -8,6 +8,7 @@ the six times in seconds), `["forget", mode]` and `["facts"]`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -53,6 +54,18 @@ class Engine(NamedTuple):
     prepare: Callable[[str], Mode]
     facts: Callable[[], dict[str, Any]]
     check: Callable[[], None] = always_right
+
+
+def training(
+    step: Callable[[], Any], loss: Callable[[], float], facts: Callable[[], dict[str, Any]]
+) -> Engine:
+    """An Engine with the one mode 'step', whose loss must stay finite."""
+
+    def check() -> None:
+        if not math.isfinite(loss()):
+            raise Wrong("the loss is not finite; times of NaN arithmetic mean nothing")
+
+    return Engine({"step": Mode(step)}.__getitem__, facts, check)
 
 
 class Worker:

@@ -13,8 +13,8 @@ from integer_cases import additions, convolutions, linears, pools, residual_net
 
 import minicnn_kernels as kernels
 from minicnn_kernels.algorithms import using
-from minicnn_kernels.cpu import integer_plan
-from minicnn_kernels.cpu.integer_routes import VNNI
+from minicnn_kernels.cpu.integers import plan
+from minicnn_kernels.cpu.integers.routes import VNNI
 from minicnn_kernels.integer_calls import PROGRAM_KERNELS, IntegerCall, Slot
 
 cpu, reference = kernels.backend("cpu"), kernels.backend("reference")
@@ -194,7 +194,7 @@ def test_images_of_another_size_and_bytes_are_planned_anew(rng):
 
 @pytest.mark.skipif(kernels.threads.available_cores() < 2, reason="needs two cores")
 def test_threads_that_share_the_products_of_one_image_change_nothing(rng, monkeypatch):
-    monkeypatch.setattr(integer_plan, "_SHARED", 0)
+    monkeypatch.setattr(plan, "_SHARED", 0)
     net, outputs = residual_net(rng)
     x = rng.standard_normal((1, *net.shape)).astype(np.float32)
     kernels.set_threads(2)

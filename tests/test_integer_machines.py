@@ -12,14 +12,14 @@ import pytest
 
 import minicnn_kernels as kernels
 from minicnn_kernels.algorithms import using
-from minicnn_kernels.cpu.integer_routes import VNNI
+from minicnn_kernels.cpu.integers.routes import VNNI
 
 cpu, reference = kernels.backend("cpu"), kernels.backend("reference")
 HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse,+sse2,+sse4.1,+avx,+avx2,+fma"}
 ASK = """
 import minicnn_kernels
 from minicnn_kernels.algorithms import using
-from minicnn_kernels.cpu.integer_routes import VNNI, route
+from minicnn_kernels.cpu.integers.routes import VNNI, route
 print(VNNI, route())
 with using("integer", "vnni"):
     route()

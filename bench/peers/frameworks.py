@@ -1,7 +1,7 @@
 """The training step of W2 in other frameworks, each written the way its own examples are.
 
 Weights are the frameworks' own random ones; batch, loss, learning rate and momentum are those of
-`engines.py`. None of them has a switch for the number of threads that holds everywhere: the process is bound
+`nets.py`. None of them has a switch for the number of threads that holds everywhere: the process is bound
 to so many cores before the framework is imported.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.engines import LEARNING_RATE, MOMENTUM, random_batch, training
-from bench.worker import Engine, Unavailable
+from bench.nets import LEARNING_RATE, MOMENTUM, random_batch
+from bench.worker import Engine, Unavailable, training
 
 CHANNELS = (1, 32, 64)
 FEATURES = (3136, 128, 10)

@@ -102,21 +102,25 @@ def _torch(net: str, sample: Sample, threads: int, *, kind: str = "eager") -> Bu
 
 
 def _onnxruntime(net: str, sample: Sample, threads: int) -> Built:
-    """ONNX Runtime on its own CPU provider, all graph optimizations."""
+    """ONNX Runtime on its own CPU provider."""
     runtime = import_peer("onnxruntime", "ONNX Runtime")
     import_peer("onnx", "onnx")
     from bench.peers.to_onnx import to_onnx
 
     def build(batch: int) -> Forward:
         images = sample.images[:batch]
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        model = to_onnx(sample.layers, images.shape[1:], batch)
-        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return lambda: session.run(["output"], {"input": images})[0]
+        return onnxruntime_forward(runtime, to_onnx(sample.layers, images.shape[1:], batch), images, threads)
 
     return build, lambda: {"version": runtime.__version__, "threads": threads}
+
+
+def onnxruntime_forward(runtime: Any, model: bytes, images: np.ndarray, threads: int) -> Forward:
+    """A session of ONNX Runtime for a model with one input and one output, all graph optimizations."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(["output"], {"input": images})[0]
 
 
 def _openvino(net: str, sample: Sample, threads: int) -> Built:
@@ -125,27 +129,32 @@ def _openvino(net: str, sample: Sample, threads: int) -> Built:
     import_peer("onnx", "onnx")
     from bench.peers.to_onnx import to_onnx
 
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    settings = {"INFERENCE_PRECISION_HINT": "f32", **openvino_settings(threads)}
 
     def build(batch: int) -> Forward:
         images = sample.images[:batch]
-        model = runtime.Core().read_model(to_onnx(sample.layers, images.shape[1:], batch))
-        request = runtime.compile_model(model, "CPU", settings).create_infer_request()
-        request.set_input_tensor(runtime.Tensor(np.ascontiguousarray(images), shared_memory=True))
-        result = request.get_output_tensor().data
-
-        def forward() -> np.ndarray:
-            request.infer()
-            return result
-
-        return forward
+        return openvino_forward(runtime, to_onnx(sample.layers, images.shape[1:], batch), images, settings)
 
     return build, lambda: {"version": version("openvino"), "threads": threads, **settings}
+
+
+def openvino_settings(threads: int) -> dict[str, Any]:
+    """One request at a time on so many threads."""
+    return {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+
+
+def openvino_forward(runtime: Any, model: bytes, images: np.ndarray, settings: dict[str, Any]) -> Forward:
+    """A request of OpenVINO for a model in ONNX's form; input and output are not copied."""
+    compiled = runtime.compile_model(runtime.Core().read_model(model), "CPU", settings)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(runtime.Tensor(np.ascontiguousarray(images), shared_memory=True))
+    result = request.get_output_tensor().data
+
+    def forward() -> np.ndarray:
+        request.infer()
+        return result
+
+    return forward
 
 
 def _litert(net: str, sample: Sample, threads: int) -> Built:

@@ -98,18 +98,13 @@ def quantized_onnx(sample: Sample, batch: int) -> bytes:
 
 
 def _onnxruntime(net: str, sample: Sample, threads: int) -> Built:
-    """ONNX Runtime, all graph optimizations."""
+    """ONNX Runtime, from the QDQ model."""
     runtime = inference.import_peer("onnxruntime", "ONNX Runtime")
     inference.import_peer("onnx", "onnx")
 
     def build(batch: int) -> Forward:
-        images = sample.images[:batch]
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         model = quantized_onnx(sample, batch)
-        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return lambda: session.run(["output"], {"input": images})[0]
+        return inference.onnxruntime_forward(runtime, model, sample.images[:batch], threads)
 
     return build, lambda: {"version": runtime.__version__, "threads": threads}
 
@@ -118,20 +113,11 @@ def _openvino(net: str, sample: Sample, threads: int) -> Built:
     """OpenVINO, from the same QDQ model."""
     runtime = inference.import_peer("openvino", "OpenVINO")
     inference.import_peer("onnxruntime", "ONNX Runtime")
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    settings = inference.openvino_settings(threads)
 
     def build(batch: int) -> Forward:
-        images = sample.images[:batch]
-        model = runtime.Core().read_model(quantized_onnx(sample, batch))
-        request = runtime.compile_model(model, "CPU", settings).create_infer_request()
-        request.set_input_tensor(runtime.Tensor(np.ascontiguousarray(images), shared_memory=True))
-        result = request.get_output_tensor().data
-
-        def forward() -> np.ndarray:
-            request.infer()
-            return result
-
-        return forward
+        model = quantized_onnx(sample, batch)
+        return inference.openvino_forward(runtime, model, sample.images[:batch], settings)
 
     return build, lambda: {"version": version("openvino"), "threads": threads, **settings}
 

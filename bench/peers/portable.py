@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.engines import random_batch
-from bench.nets import NETS
+from bench.nets import NETS, random_batch
 
 BATCH = 64
 

@@ -8,7 +8,7 @@ import numba
 from llvmlite import binding
 
 from minicnn_kernels.cpu.cache import cache_folder
-from minicnn_kernels.cpu.integer_routes import VNNI
+from minicnn_kernels.cpu.integers.routes import VNNI
 from minicnn_kernels.cpu.lanes import LANES, TILES
 
 

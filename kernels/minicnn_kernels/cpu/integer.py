@@ -1,7 +1,7 @@
 """Integer kernels and programs of deployed models: what to call, and by which way it is computed.
 
-A program becomes a table of steps (`integer_plan.py`) that one compiled loop walks, a group of images at a
-time (`integer_run.py`); a kernel called alone is a program of one call. Where the instruction for it is
+A program becomes a table of steps (`integers/plan.py`) that one compiled loop walks, a group of images at a
+time (`integers/run.py`); a kernel called alone is a program of one call. Where the instruction for it is
 missing, products are made by the float32 kernels, cut so that every sum is exact. All ways give the bits of
 `reference/integer.py`, which also serves calls that no step was written for.
 """
@@ -20,10 +20,10 @@ from minicnn_kernels.algorithms import using
 from minicnn_kernels.cpu.calls import aligned
 from minicnn_kernels.cpu.compiler import THREAD_SLOTS, kernel
 from minicnn_kernels.cpu.conv import conv2d_forward
-from minicnn_kernels.cpu.integer_multiply import Multiply
-from minicnn_kernels.cpu.integer_plan import Output, Plan, make_plan
-from minicnn_kernels.cpu.integer_routes import VNNI, route
-from minicnn_kernels.cpu.integer_run import (
+from minicnn_kernels.cpu.integers.multiply import Multiply
+from minicnn_kernels.cpu.integers.plan import Output, Plan, make_plan
+from minicnn_kernels.cpu.integers.routes import VNNI, route
+from minicnn_kernels.cpu.integers.run import (
     OUTSIDE,
     first_byte,
     multiply_plainly,
@@ -89,7 +89,7 @@ class IntegerProgram:
 
 
 class _Prepared:
-    """A plan in the form that `integer_run.py` reads."""
+    """A plan in the form that `integers/run.py` reads."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

@@ -1,7 +1,7 @@
 """By which way integers are multiplied here.
 
-vnni: the instruction vpdpbusd (`integer_tile.py`). plain: ordinary loops (`integer_plain.py`). Both serve the
-same steps of a program. float: no steps, but float32 kernels call by call (`integer.py`). People choose with
+vnni: the instruction vpdpbusd (`tile.py`). plain: ordinary loops (`plain.py`). Both serve the same steps of a
+program. float: no steps, but float32 kernels call by call (`../integer.py`). People choose with
 `algorithms.set_algorithm("integer", ...)`.
 """
 

@@ -2,7 +2,7 @@
 
 Every step treats a group of images in a task's scratch. x and y are places there, in bytes; *_image are the
 distances of two images, *_row of two rows of pixels, each of which has `channels` bytes, or floats. Which
-steps a program needs is decided in `integer_plan.py`, and which comes next in `integer_run.py`.
+steps a program needs is decided in `plan.py`, and which comes next in `run.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn_kernels.cpu.compiler import kernel
-from minicnn_kernels.cpu.integer_plain import counts, requantize, scale
+from minicnn_kernels.cpu.integers.plain import counts, requantize, scale
 from minicnn_kernels.cpu.pointers import FLOAT_BYTES, floats, octets
 
 _EXACT: frozenset[str] = frozenset()  # no fused multiply-add: the reference rounds each product

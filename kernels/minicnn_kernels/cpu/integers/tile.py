@@ -1,9 +1,9 @@
 """The register-blocked core of integer convolutions and dense layers, written as LLVM vector IR.
 
-What `vectors.py` is for floats. A tile of sums in int32 stays in registers from the first multiplication on;
-vpdpbusd multiplies 64 uint8 by 64 int8 and adds each four products that lie side by side to one of 16 sums.
-What follows a sum (maximum over a pool's window, factor, rounding, limits, 8 bits) happens in registers too:
-so a sum is never written to memory. `integer_plain.py` has ordinary loops in its place.
+What `../vectors.py` is for floats. A tile of sums in int32 stays in registers from the first multiplication
+on; vpdpbusd multiplies 64 uint8 by 64 int8 and adds each four products that lie side by side to one of 16
+sums. What follows a sum (maximum over a pool's window, factor, rounding, limits, 8 bits) happens in registers
+too: so a sum is never written to memory. `plain.py` has ordinary loops in its place.
 """
 
 from __future__ import annotations

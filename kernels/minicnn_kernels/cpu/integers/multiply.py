@@ -2,7 +2,7 @@
 
 A dense layer is a convolution whose window is the whole image. Images lie in a task's scratch with their
 border around them; tables say where windows and their rows lie, so that the im2col matrix is never written.
-Where the values lie is decided in `integer_plan.py`; the tiles are in `integer_tile.py`.
+Where the values lie is decided in `plan.py`; the tiles are in `tile.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn_kernels.cpu.compiler import kernel
-from minicnn_kernels.cpu.integer_plain import (
+from minicnn_kernels.cpu.integers.plain import (
     INT32_BYTES,
     NARROW,
     QUAD,
@@ -22,7 +22,7 @@ from minicnn_kernels.cpu.integer_plain import (
     requantize,
     scale,
 )
-from minicnn_kernels.cpu.integer_routes import VNNI
+from minicnn_kernels.cpu.integers.routes import VNNI
 from minicnn_kernels.cpu.pointers import FLOAT_BYTES, INT_BYTES, floats, load_int, octets
 
 # Rows of a tile, of one vector or two. Seen on 3x3 convolutions of 32 to 128 channels, in products a cycle of
@@ -142,7 +142,7 @@ def _multiply_panel(step, wide, x, y, begin, end, weight, bias, factor, columns)
 
 
 if VNNI:
-    from minicnn_kernels.cpu.integer_tile import make_tile
+    from minicnn_kernels.cpu.integers.tile import make_tile
 
     _wide_tile, _narrow_tile = make_tile(ROWS, 2, 1, False), make_tile(ROWS, 1, 1, False)
     _wide_pool_tile, _narrow_pool_tile = make_tile(ROWS, 2, 4, False), make_tile(ROWS, 1, 4, False)

@@ -1,7 +1,7 @@
 """Products of integers as ordinary Numba loops, and what follows a sum: for machines without AVX512-VNNI.
 
-`multiply_plain` does what `integer_multiply.multiply` does with the tiles of `integer_tile.py`, from the same
-tables and packed weights. LLVM vectorizes the inner loop over columns; sums live in memory.
+`multiply_plain` does what `multiply.py` does with the tiles of `tile.py`, from the same tables and packed
+weights. LLVM vectorizes the inner loop over columns; sums live in memory.
 """
 
 from __future__ import annotations

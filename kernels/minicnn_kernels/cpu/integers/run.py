@@ -20,11 +20,11 @@ import numpy as np
 from numba import get_thread_id, prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from minicnn_kernels.cpu import integer_steps as steps
 from minicnn_kernels.cpu.compiler import kernel
-from minicnn_kernels.cpu.integer_multiply import Multiply, MultiplyChannels, multiply, multiply_channels
-from minicnn_kernels.cpu.integer_plain import multiply_plain
-from minicnn_kernels.cpu.integer_steps import Add, Border, Load, Lookup, Place, Pool, Quantize, Store
+from minicnn_kernels.cpu.integers import steps
+from minicnn_kernels.cpu.integers.multiply import Multiply, MultiplyChannels, multiply, multiply_channels
+from minicnn_kernels.cpu.integers.plain import multiply_plain
+from minicnn_kernels.cpu.integers.steps import Add, Border, Load, Lookup, Place, Pool, Quantize, Store
 from minicnn_kernels.cpu.pointers import INT_BYTES, integers
 
 WORDS = 32  # of a line

@@ -1,7 +1,7 @@
 """From a program's calls to its steps, for inputs of certain shapes.
 
 First every call says what its result looks like and what border it wants around what it reads; then values
-are given places in the scratch (`integer_values.py`); then every call gives its steps. A dense layer reads
+are given places in the scratch (`values.py`); then every call gives its steps. A dense layer reads
 images where they lie, its weights put into the order of memory, so that to flatten costs nothing.
 """
 
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicnn_kernels.cpu.integer_multiply import Multiply, MultiplyChannels
-from minicnn_kernels.cpu.integer_pack import aligned, pack, repeated, runs, windows
-from minicnn_kernels.cpu.integer_steps import Add, Border, Load, Lookup, Place, Pool, Quantize, Store
-from minicnn_kernels.cpu.integer_values import Value, place
+from minicnn_kernels.cpu.integers.multiply import Multiply, MultiplyChannels
+from minicnn_kernels.cpu.integers.pack import aligned, pack, repeated, runs, windows
+from minicnn_kernels.cpu.integers.steps import Add, Border, Load, Lookup, Place, Pool, Quantize, Store
+from minicnn_kernels.cpu.integers.values import Value, place
 from minicnn_kernels.cpu.layout import address
 from minicnn_kernels.integer_calls import IntegerCall, Slot
 from minicnn_kernels.reference import quantization

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn_kernels import memory
-from minicnn_kernels.cpu.integer_plain import NARROW, QUAD, WIDE
+from minicnn_kernels.cpu.integers.plain import NARROW, QUAD, WIDE
 
 
 class Panels(NamedTuple):
