@@ -59,8 +59,9 @@ def images(
     pictures = style.numbers(pictures)
     if pictures.ndim == 4:
         pictures = pictures[:, 0] if pictures.shape[1] == 1 else np.moveaxis(pictures, 1, -1)
-    rows = -(-len(pictures) // columns)
-    with style.sheet(figure, 9, (1.15 if titles else 0.95) * rows * 10 / columns + 0.1) as figure:
+    columns = max(1, min(columns, len(pictures)))
+    rows, side = -(-len(pictures) // columns), min(9 / columns, 1.8)  # a few pictures are not blown up
+    with style.sheet(figure, side * columns, (side + (0.25 if titles else 0.05)) * rows + 0.1) as figure:
         for i, axes in enumerate(style.grid(figure, len(pictures), columns)):
             axes.imshow(pictures[i], cmap="gray")
             style.bare(axes)
