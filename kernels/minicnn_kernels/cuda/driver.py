@@ -39,6 +39,7 @@ _MOST_BLOCKS = 2 if SIMULATED else 132 * 16  # of a grid-stride kernel: an H100 
 
 if SIMULATED:
     simulator.run_single_threads_in_place()
+    simulator.let_shared_arrays_be_aligned()
 
 
 class Kernel:
