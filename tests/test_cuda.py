@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulated import in_simulator
 
 import minicnn
 import minicnn_kernels as kernels
@@ -29,7 +30,6 @@ CUDA = ROOT / "kernels" / "minicnn_kernels" / "cuda"
 MISSING = {
     # distributions are drawn on the host, where a model is made, and moved
     "philox", "random_integers", "random_normal", "random_permutation", "random_uniform",
-    "sort", "topk",
     "choose_scale", "move_range", "quantized_avg_pool2d_forward", "quantized_conv2d_forward",
     "quantized_linear_forward",
     "entropy_range", "histogram", "least_error_range", "least_error_values", "percentile_range", "widen",
@@ -41,7 +41,6 @@ MISSING = {
     "mean_magnitude", "pack_binary_weight", "pack_signs", "pack_ternary_weight", "sparse_conv2d_forward",
     "sparse_linear_forward", "ternarize_forward", "ternary_conv2d_forward", "ternary_linear_forward",
     "ternary_scale", "to_sparse_rows",
-    "count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums",
     # what `minicnn.compile` fuses, and integers of deployment
     "add_relu_forward", "batch_norm_block_backward", "batch_norm_block_forward", "conv2d_block_backward",
     "conv2d_block_forward", "linear_relu_forward", "shortcut_backward", "shortcut_forward",
@@ -57,21 +56,6 @@ def exported(path: Path) -> set[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
     return set()
-
-
-def in_simulator(*command: str, threads: int = 1) -> str:
-    """What a Python program prints with the simulator in place of a GPU."""
-    environment = {
-        **os.environ,
-        "NUMBA_ENABLE_CUDASIM": "1",
-        "MINICNN_SIMULATED_THREADS": str(threads),
-        "PYTHONWARNINGS": "ignore",
-    }
-    done = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_cuda_lacks_exactly_the_kernels_that_are_listed():
@@ -153,7 +137,7 @@ assert "device='cuda'" in repr(x) and x.sum().item() == 6 and kernels.devices() 
 refused(TypeError, "tensor.cpu().numpy()", x.numpy)
 refused(TypeError, "tensor.cpu().numpy()", lambda: np.asarray(x))
 refused(TypeError, "add: expected all arrays on device 'cuda'", lambda: x + minicnn.ones(2, 3))
-refused(NotImplementedError, "sort: there is no such kernel", lambda: x.sort())
+refused(NotImplementedError, "kmeans: there is no such kernel", lambda: kernels.of(x.data).kmeans)
 refused(TypeError, "float64 is not supported", x.double)
 y = x.requires_grad_() * 2
 refused(ValueError, "expected a gradient on 'cuda'", lambda: y.backward(minicnn.ones(2, 3)))

@@ -15,7 +15,6 @@ from minicnn.grad_mode import no_grad
 from minicnn.nn.module import Module
 from minicnn.nn.transform import Transform, attach, attached, detach, find, raw, value_before
 from minicnn.tensor import Tensor, bool_
-from minicnn_kernels import memory
 
 
 class Mask(Transform):
@@ -32,7 +31,7 @@ class Mask(Transform):
     def __init__(self, like: Tensor, *, hard: bool = True) -> None:
         super().__init__()
         self.hard = hard
-        keep = memory.empty_like(like.data, bool_)
+        keep = kernels.empty_like(like.data, bool_)
         kernels.of(like.data).copy_into(keep, True)
         self.register_buffer("keep", Tensor(keep))
 
@@ -55,8 +54,8 @@ class Mask(Transform):
 def set_mask(module: Module, place: str, keep: Any, *, hard: bool = True) -> Mask:
     """Prune the parameter called `place`: what `keep` (bool, its shape) lacks is 0 from now on.
 
-    With `hard` the raw values there become 0, too, so that nothing is hidden behind the mask. Raises
-    ValueError if the shapes differ.
+    With `hard` the raw values there become 0, too, so that nothing is hidden behind the mask. A mask on
+    another device is moved to the parameter's. Raises ValueError if the shapes differ.
     """
     parameter = raw(module, place)
     if keep.shape != parameter.shape:
@@ -69,7 +68,7 @@ def set_mask(module: Module, place: str, keep: Any, *, hard: bool = True) -> Mas
         mask = attach(module, place, Mask(parameter, hard=hard))
     mask.hard = hard
     mask.attached(module, place)
-    mask.keep.copy_(keep)
+    mask.keep.copy_((keep if isinstance(keep, Tensor) else Tensor(keep)).to(parameter.device))
     if hard:
         kernels.of(parameter.data).apply_mask_(parameter.data, mask.keep.data)
         parameter.mark_changed()

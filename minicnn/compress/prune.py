@@ -219,7 +219,7 @@ def _together(scores: dict[str, Any], rates: dict[str, float], unit: str) -> dic
     flags = _lowest(k.cat(row, 0), next(iter(rates.values())), "the model", unit)
     pruned, start = {}, 0
     for name, own in scores.items():
-        pruned[name] = flags[start : start + own.size]
+        pruned[name] = k.getitem(flags, slice(start, start + own.size))
         start += own.size
         if k.count_nonzero(pruned[name]) == own.size:
             raise ValueError(

@@ -15,7 +15,7 @@ from minicnn.grad_mode import enable_grad
 from minicnn.nn.module import Module
 from minicnn.nn.transform import raw
 from minicnn.random import Generator
-from minicnn.tensor import as_tensor, float64
+from minicnn.tensor import as_tensor
 from minicnn.training.evaluate import inference
 
 SCORES = ("l1", "l2", "taylor", "random", "bn_scale")
@@ -32,7 +32,8 @@ def unit_scores(
     seed: int = 0,
     masked: bool = True,
 ) -> dict[str, Any]:
-    """For each layer the scores of its units, float64 (units,). score: one of SCORES; see `prune`.
+    """For each layer the scores of its units (units,), float64, on a device float32. score: one of SCORES;
+    see `prune`.
 
     masked: a mask that is there counts; else weights are ranked as if there were none. Raises ValueError for
     scores that do not exist, do not fit the unit, lack data, or are not finite.
@@ -50,8 +51,11 @@ def unit_scores(
             )
         scores = _taylor(model, layers, units, data, loss or nn.functional.cross_entropy, masked)
     elif score == "random":
-        generator = Generator(seed)
-        scores = {name: generator.uniform(units[name].count, dtype=float64) for name in layers}
+        # Whole numbers of 32 bits, for a device has no doubles, and float32 would make ties of some.
+        generator, scores = Generator(seed), {}
+        for name, layer in layers.items():
+            drawn = generator.integers(units[name].count, 0, 1 << 32)
+            scores[name] = kernels.to_device(drawn, raw(layer, "weight").device)
     elif score == "bn_scale":
         scores = {name: _norm_scales(model, name, layer, unit) for name, layer in layers.items()}
     else:

@@ -13,6 +13,8 @@ from minicnn.tensor import Tensor, int64, tensor_method, unwrap_index
 
 __all__ = ["gather", "index_select", "masked_select", "narrow", "one_hot", "select", "take_along_dim"]
 
+_ARRAYS = (np.ndarray, kernels.DeviceArray)
+
 
 class GetItem(Function):
     """x[index]; where an element is taken several times, its gradients add up."""
@@ -54,7 +56,7 @@ def _getitem(self: Tensor, index: Any) -> Tensor:
     """
     parts = unwrap_index(index)
     parts = parts if isinstance(parts, tuple) else (parts,)
-    arrays = [part for part in parts if isinstance(part, np.ndarray) and part.ndim]
+    arrays = [part for part in parts if isinstance(part, _ARRAYS) and part.ndim]
     for array in arrays:
         if array.size == 0 and array.dtype.kind == "f":  # an empty list
             continue
@@ -71,7 +73,7 @@ def _getitem(self: Tensor, index: Any) -> Tensor:
     whole = slice(None)
     first: list[Any] = []
     for part in parts:
-        if isinstance(part, np.ndarray) and part.ndim:
+        if isinstance(part, _ARRAYS) and part.ndim:
             first += [whole] * (part.ndim if part.dtype.kind == "b" else 1)
         elif part is not None:
             first.append(part)
@@ -86,7 +88,7 @@ def _is_number(part: Any) -> bool:
     if isinstance(part, (bool, np.bool_)):
         return False
     return isinstance(part, (int, np.integer)) or (
-        isinstance(part, np.ndarray) and part.ndim == 0 and part.dtype.kind in "iu"
+        isinstance(part, _ARRAYS) and part.ndim == 0 and part.dtype.kind in "iu"
     )
 
 

@@ -17,10 +17,12 @@ from minicnn_kernels.cuda.linear import *
 from minicnn_kernels.cuda.loss import *
 from minicnn_kernels.cuda.normalization import *
 from minicnn_kernels.cuda.optim import *
+from minicnn_kernels.cuda.order import sort, topk
 from minicnn_kernels.cuda.pooling import *
 from minicnn_kernels.cuda.quantization import *
 from minicnn_kernels.cuda.random import *
 from minicnn_kernels.cuda.reduction import *
+from minicnn_kernels.cuda.selection import *
 from minicnn_kernels.cuda.shape import *
 from minicnn_kernels.cuda.storage import empty, to_device, to_host
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicnn_kernels.cuda.driver import Kernel, cuda, kernel, launch
+from minicnn_kernels.cuda.indexing import chosen, give_back, is_plain, take
 from minicnn_kernels.cuda.maps import constant
 from minicnn_kernels.cuda.storage import cast, copy_strided, dense, empty, flat, on_device, to_device
 from minicnn_kernels.device_array import DeviceArray
@@ -63,39 +64,34 @@ def broadcast_to(x: Any, shape: Any) -> DeviceArray:
 
 
 def getitem(x: Any, index: Any) -> DeviceArray:
-    """x[index]: a view for numbers and slices, a copy for positions. Masks and several positions are not
-    there.
-
-    Raises NotImplementedError for those.
-    """
-    before, positions, after = _split(x, index)
-    if positions is None:
-        return x.sliced(before)
-    x = x.sliced((*before, slice(None), *after))
-    axis = _axis_after(before)
-    return _take(dense(x), positions, axis)
+    """x[index]: a view for numbers and slices, a copy for positions and masks. Raises IndexError."""
+    on_device("getitem", x)
+    if is_plain(index):
+        return x.sliced(index if isinstance(index, tuple) else (index,))
+    found = chosen(x, index)
+    return take(reshape(found.view, found.shape), found.positions, found.axis)
 
 
 def getitem_backward(grad: Any, shape: Any, index: Any) -> DeviceArray:
     """Gradient of x[index] for x of `shape`; elements taken several times add up."""
     result = full(shape, 0, grad.dtype)
-    before, positions, after = _split(result, index)
-    if positions is None:
-        copy_strided(result.sliced(before), grad)
+    if is_plain(index):
+        copy_strided(result.sliced(index if isinstance(index, tuple) else (index,)), grad)
         return result
-    part = result.sliced((*before, slice(None), *after))
-    copy_strided(part, _take_backward(dense(grad), positions, part.shape, _axis_after(before)))
+    found = chosen(result, index)
+    part = give_back(grad, found.positions, found.shape, found.axis, found.once)
+    copy_strided(found.view, part.view(found.view.shape, None))
     return result
 
 
 def setitem(x: Any, index: Any, value: Any) -> None:
     """x[index] = value, in place, for numbers and slices."""
-    before, positions, _ = _split(x, index)
-    if positions is not None:
+    if not is_plain(index):
         raise NotImplementedError(
-            "setitem: device 'cuda' writes to slices only; write on the cpu: tensor.cpu()"
+            "setitem: device 'cuda' writes to slices only; choose with minicnn.where, or write on the cpu: "
+            "tensor.cpu()"
         )
-    copy_into(x.sliced(before), value)
+    copy_into(x.sliced(index if isinstance(index, tuple) else (index,)), value)
 
 
 def copy_into(destination: Any, source: Any) -> None:
@@ -129,7 +125,7 @@ def pad(x: Any, pad: Any, mode: str, value: Any) -> DeviceArray:
         for axis, widths in enumerate(pad):
             if tuple(widths) != (0, 0):
                 positions = _pad_positions(x.shape[axis], tuple(widths), mode)
-                x = _take(dense(x), to_device(positions.astype(np.int64)), axis)
+                x = take(dense(x), to_device(positions.astype(np.int64)), axis)
         return x
     shape = [size + before + after for size, (before, after) in zip(x.shape, pad, strict=True)]
     result = full(tuple(shape), value, x.dtype)
@@ -147,7 +143,7 @@ def pad_backward(grad: Any, shape: Any, pad: Any, mode: str) -> DeviceArray:
         if tuple(widths) != (0, 0):
             positions = to_device(_pad_positions(size, tuple(widths), mode).astype(np.int64))
             smaller = (*grad.shape[:axis], size, *grad.shape[axis + 1 :])
-            grad = _take_backward(dense(grad), positions, smaller, axis)
+            grad = give_back(grad, positions, smaller, axis)
     return grad
 
 
@@ -228,70 +224,6 @@ def triu(x: Any, diagonal: int) -> DeviceArray:
     return _triangle(_triu, x, diagonal)
 
 
-def _split(x: DeviceArray, index: Any) -> tuple[tuple, DeviceArray | None, tuple]:
-    """The parts of an index before and after its one array of positions; all of it, None and () without
-    one."""
-    parts = index if isinstance(index, tuple) else (index,)
-    places = [i for i, part in enumerate(parts) if isinstance(part, (np.ndarray, DeviceArray, list))]
-    if not places:
-        return parts, None, ()
-    positions = parts[places[0]]
-    positions = np.asarray(positions) if isinstance(positions, list) else positions
-    mixed = any(isinstance(part, (int, np.integer)) for part in parts)
-    if len(places) > 1 or mixed or positions.dtype == np.bool_:
-        raise NotImplementedError(
-            "getitem: device 'cuda' takes slices and one array of positions; index on the cpu: tensor.cpu()"
-        )
-    if isinstance(positions, np.ndarray):
-        positions = to_device(positions.astype(np.int64))
-    before, after = parts[: places[0]], parts[places[0] + 1 :]
-    if any(part is Ellipsis for part in before):
-        given = sum(part is not None and part is not Ellipsis for part in parts)
-        place = next(i for i, part in enumerate(before) if part is Ellipsis)
-        before = (*before[:place], *(slice(None),) * (x.ndim - given), *before[place + 1 :])
-    return before, positions, after
-
-
-def _axis_after(before: tuple) -> int:
-    """The axis, of what `before` leaves, that positions choose from. Numbers do not stand beside
-    positions."""
-    return len(before)
-
-
-def _take(x: DeviceArray, positions: DeviceArray, axis: int) -> DeviceArray:
-    result = empty((*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]), x.dtype)
-    after = math.prod(x.shape[axis + 1 :])
-    launch(
-        _take_along,
-        result.size,
-        flat(result),
-        flat(x),
-        flat(dense(positions)),
-        x.shape[axis],
-        positions.size,
-        after,
-        result.size,
-    )
-    return result
-
-
-def _take_backward(grad: DeviceArray, positions: DeviceArray, shape: Any, axis: int) -> DeviceArray:
-    result = empty(shape, grad.dtype)
-    after = math.prod(shape[axis + 1 :])
-    launch(
-        _take_along_backward,
-        result.size,
-        flat(result),
-        flat(grad),
-        flat(dense(positions)),
-        shape[axis],
-        positions.size,
-        after,
-        result.size,
-    )
-    return result
-
-
 def _inner(pad: Any) -> tuple[slice, ...]:
     """Slices of a padded array that the original one fills; where `pad` is negative, all."""
     return tuple(slice(before if before > 0 else 0, -after if after > 0 else None) for before, after in pad)
@@ -312,26 +244,6 @@ def _triangle(run: Kernel, x: DeviceArray, diagonal: int) -> DeviceArray:
 def _fill(out, value, size):
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         out[i] = value
-
-
-@kernel("float32[::1], float32[::1], int64[::1], int64, int64, int64, int64")
-def _take_along(out, x, positions, size, count, after, total):
-    for i in range(cuda.grid(1), total, cuda.gridsize(1)):
-        place = positions[i // after % count]
-        place += size if place < 0 else 0
-        out[i] = x[(i // after // count * size + place) * after + i % after]
-
-
-@kernel("float32[::1], float32[::1], int64[::1], int64, int64, int64, int64")
-def _take_along_backward(dx, grad, positions, size, count, after, total):
-    """Every element adds up the gradients of the positions that took it."""
-    for i in range(cuda.grid(1), total, cuda.gridsize(1)):
-        mine, value = i // after % size, grad.dtype.type(0)
-        first = i // after // size * count
-        for j in range(count):
-            if positions[j] == mine or positions[j] + size == mine:
-                value += grad[(first + j) * after + i % after]
-        dx[i] = value
 
 
 @kernel("float32[::1], float32[::1], int64[::1], int64, int64, int64, int64")
