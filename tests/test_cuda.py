@@ -30,9 +30,7 @@ CUDA = ROOT / "kernels" / "minicnn_kernels" / "cuda"
 MISSING = {
     # distributions are drawn on the host, where a model is made, and moved
     "philox", "random_integers", "random_normal", "random_permutation", "random_uniform",
-    "choose_scale", "move_range", "quantized_avg_pool2d_forward", "quantized_conv2d_forward",
-    "quantized_linear_forward",
-    "entropy_range", "histogram", "least_error_range", "least_error_values", "percentile_range", "widen",
+    "entropy_range", "least_error_range", "percentile_range", "widen",
     "codebook_backward", "codebook_forward", "kmeans", "nearest_centroid",
     "huffman_decode", "huffman_encode", "huffman_lengths", "pack_bits", "unpack_bits",
     "low_rank_factors", "rank_of_energy", "tucker2_factors",
@@ -41,11 +39,9 @@ MISSING = {
     "mean_magnitude", "pack_binary_weight", "pack_signs", "pack_ternary_weight", "sparse_conv2d_forward",
     "sparse_linear_forward", "ternarize_forward", "ternary_conv2d_forward", "ternary_linear_forward",
     "ternary_scale", "to_sparse_rows",
-    # what `minicnn.compile` fuses, and integers of deployment
+    # what `minicnn.compile` fuses
     "add_relu_forward", "batch_norm_block_backward", "batch_norm_block_forward", "conv2d_block_backward",
     "conv2d_block_forward", "linear_relu_forward", "shortcut_backward", "shortcut_forward",
-    "IntegerProgram", "flatten", "integer_add_forward", "integer_avg_pool2d_forward",
-    "integer_conv2d_forward", "integer_linear_forward", "integer_lookup", "integer_max_pool2d_forward",
 }
 # fmt: on
 

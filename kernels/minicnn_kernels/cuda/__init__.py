@@ -13,6 +13,8 @@ from minicnn_kernels import reference
 from minicnn_kernels.cuda.activation import *
 from minicnn_kernels.cuda.conv import *
 from minicnn_kernels.cuda.elementwise import *
+from minicnn_kernels.cuda.integer import *
+from minicnn_kernels.cuda.lattice import *
 from minicnn_kernels.cuda.linear import *
 from minicnn_kernels.cuda.loss import *
 from minicnn_kernels.cuda.normalization import *
@@ -20,6 +22,7 @@ from minicnn_kernels.cuda.optim import *
 from minicnn_kernels.cuda.order import sort, topk
 from minicnn_kernels.cuda.pooling import *
 from minicnn_kernels.cuda.quantization import *
+from minicnn_kernels.cuda.quantized import *
 from minicnn_kernels.cuda.random import *
 from minicnn_kernels.cuda.reduction import *
 from minicnn_kernels.cuda.selection import *

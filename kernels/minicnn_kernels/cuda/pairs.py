@@ -15,7 +15,7 @@ import numpy as np
 from minicnn_kernels.cuda import simulator
 from minicnn_kernels.cuda.driver import SIMULATED, Kernel, cuda, device_function, kernel
 
-__all__ = ["THREADS", "divide", "halves", "pair_sums", "plus", "plus_pair", "product", "times"]
+__all__ = ["THREADS", "divide", "halves", "pair_sums", "plus", "plus_pair", "product", "square_of", "times"]
 
 THREADS = simulator.THREADS if SIMULATED else 256  # of a block that collects one sum; a power of two
 _ZERO = np.float32(0)
@@ -80,6 +80,13 @@ def times(high, low, other_high, other_low):
     total = product(high, other_high)
     lost = _fused(high, other_high, -total)
     return _close(total, lost + (product(high, other_low) + product(low, other_high)))
+
+
+@device_function
+def square_of(x):
+    """x * x, exactly."""
+    square = product(x, x)
+    return square, _fused(x, x, -square)
 
 
 @device_function

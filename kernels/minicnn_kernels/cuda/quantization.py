@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from minicnn_kernels.cuda.driver import Kernel, cuda, device_function, kernel, launch, rint
-from minicnn_kernels.cuda.elementwise import maximum, minimum, where
-from minicnn_kernels.cuda.reduction import max as largest
-from minicnn_kernels.cuda.reduction import min as smallest
+from minicnn_kernels.cuda.elementwise import where
 from minicnn_kernels.cuda.reduction import sum as total
-from minicnn_kernels.cuda.shape import copy_into, full
+from minicnn_kernels.cuda.shape import copy_into
 from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device
 from minicnn_kernels.device_array import DeviceArray
 
@@ -28,7 +26,6 @@ __all__ = [
     "fake_quantize_backward_scale",
     "fake_quantize_forward",
     "quantize",
-    "value_range",
 ]
 
 _ZERO = np.float32(0)
@@ -42,17 +39,6 @@ def apply_mask(x: Any, keep: Any) -> DeviceArray:
 def apply_mask_(x: Any, keep: Any) -> None:
     """Write 0 into x, in place, wherever `keep` does not hold."""
     copy_into(x, where(keep, x, 0))
-
-
-def value_range(x: Any, axis: int | None) -> tuple[DeviceArray, DeviceArray]:
-    """Smallest and largest number, widened to hold 0, per tensor (0-d) or per index of `axis` (C,)."""
-    on_device("value_range", x)
-    numbers = _without_nan(x)
-    others = None if axis is None else tuple(i for i in range(x.ndim) if i != axis % x.ndim)
-    if not x.size:
-        shape = () if axis is None else (x.shape[axis],)
-        return full(shape, 0, x.dtype), full(shape, 0, x.dtype)
-    return minimum(smallest(numbers, others, False), 0), maximum(largest(numbers, others, False), 0)
 
 
 def fake_quantize_forward(
@@ -120,12 +106,6 @@ def _on_lattice(
     return result
 
 
-def _without_nan(x: DeviceArray) -> DeviceArray:
-    result = empty(x.shape)
-    launch(_replace_nan, result.size, flat(result), flat(dense(x)), result.size)
-    return result
-
-
 _LATTICE = "float32[::1], int64, int32[::1], int64, int64, int64, int64, int64"
 
 
@@ -175,10 +155,3 @@ def _steps(out, x, scale, scales, zero_point, zero_points, qmin, qmax, after, si
 def _values(out, q, scale, scales, zero_point, zero_points, qmin, qmax, after, size):
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         out[i] = (q[i] - np.float32(zero_point[i // after % zero_points])) * scale[i // after % scales]
-
-
-@kernel("float32[::1], float32[::1], int64", registers=32)
-def _replace_nan(out, x, size):
-    """0 for NaN, which is no number and changes no range."""
-    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
-        out[i] = x[i] if x[i] == x[i] else _ZERO
