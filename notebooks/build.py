@@ -1,4 +1,4 @@
-"""Make the .ipynb files from their sources, executed: `python notebooks/build.py [NAME ...]`.
+"""Make the .ipynb files from their sources, executed: `python notebooks/build.py [--limit SECONDS] [NAME ...]`.
 
 The sources are Python files in jupytext's percent format; edit those. Needs the extra `notebooks`.
 Without MINICNN_FAST=1 in the environment it is the long run whose outputs are kept.
@@ -6,10 +6,10 @@ Without MINICNN_FAST=1 in the environment it is the long run whose outputs are k
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -56,14 +56,25 @@ def smaller(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def main() -> None:
     """Execute and write the notebooks named on the command line, by default all."""
-    wanted = sys.argv[1:]
-    for source in sources():
-        if not wanted or source.stem in wanted:
-            started = time.perf_counter()
-            path = source.with_suffix(".ipynb")
-            nbformat.write(smaller(executed(source, FOLDER)), path)
-            how = "short run" if os.environ.get("MINICNN_FAST") == "1" else "long run"
-            print(f"{path}: {how}, {time.perf_counter() - started:.0f} s, {path.stat().st_size >> 10} KiB")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="such as 02_convolution; default: all")
+    parser.add_argument("--limit", type=float, help="fail in the end if one took more seconds than this")
+    arguments = parser.parse_args()
+    known = {source.stem: source for source in sources()}
+    if unknown := set(arguments.names) - set(known):
+        parser.error(f"no such notebook: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    too_long = []
+    for name in arguments.names or known:
+        started = time.perf_counter()
+        path = known[name].with_suffix(".ipynb")
+        nbformat.write(smaller(executed(known[name], FOLDER)), path)
+        seconds = time.perf_counter() - started
+        how = "short run" if os.environ.get("MINICNN_FAST") == "1" else "long run"
+        print(f"{path}: {how}, {seconds:.0f} s, {path.stat().st_size >> 10} KiB", flush=True)
+        if arguments.limit and seconds > arguments.limit:
+            too_long.append(name)
+    if too_long:
+        raise SystemExit(f"longer than {arguments.limit:g} s: {', '.join(too_long)}")
 
 
 if __name__ == "__main__":

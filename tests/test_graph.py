@@ -9,6 +9,7 @@ import pytest
 
 import minicnn
 from minicnn import graph, models, nn
+from minicnn.graph import draw
 from minicnn_kernels import memory
 
 
@@ -91,6 +92,20 @@ def test_pictures_name_every_op(simple_graph: graph.Graph) -> None:
         assert any(label.startswith(node.name) for label in texts)
         assert node.name in text
     assert text.count("->") == len(simple_graph.nodes)  # a chain: one edge into each op
+
+
+def test_a_picture_has_branches_side_by_side_and_no_bookkeeping() -> None:
+    block = nn.Sequential(models.Inception(2, 1, 1, 1, 1, 1, 1), nn.BatchNorm2d(4))
+    recorded = graph.trace(block.train(), np.zeros((1, 2, 4, 4), np.float32))
+    shown = draw.drawn(recorded)
+    assert len(shown.nodes) < len(recorded.nodes)  # batch norm counts its batches in training
+    place = draw.places(shown)
+    assert len(set(place.values())) == len(place)
+    for source, target in draw.edges(shown):
+        if source >= 0 and shown.nodes[target].name != "Cat":  # each branch stays in its column
+            assert place[source][0] == place[target][0]
+    assert len({column for column, _ in place.values()}) == 4
+    assert "Overwrite" not in graph.svg(recorded)
 
 
 class Elementwise(nn.Module):

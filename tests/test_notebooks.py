@@ -52,6 +52,31 @@ def test_notebook_ends_with_what_was_learnt_and_three_questions(source: Path) ->
     assert [line[:2] for line in questions.splitlines() if line[:1].isdigit()] == ["1.", "2.", "3."]
 
 
+# The numbered listings of the five articles; article 002 has a single one, in which six things happen.
+LISTINGS = {
+    "000": ["4.1", "4.2", "4.3", "4.4", "4.5", "4.6"],
+    "001": ["4.1", "4.2", "4.3", "4.4", "4.5"],
+    "002": ["network 32-64-10", "Cut or prune", "threshold", "LassoLasso", "unsigned bytes", "distillation"],
+    "003": ["4.1", "4.2", "4.3"],
+    "004": ["4.1", "4.2", "4.3"],
+}
+
+
+def test_every_listing_of_the_articles_has_a_cell_that_runs() -> None:
+    """In 13: under "Article 00x" a heading names the listing, and code with a result stands below it."""
+    shown: dict[str, str] = {}
+    article = heading = ""
+    for cell in jupytext.read(FOLDER / "13_articles.ipynb").cells:
+        if cell.cell_type == "markdown":
+            for line in cell.source.splitlines():
+                article = line.partition("# Article ")[2][:3] or article
+                heading = line if line.startswith("## ") else heading
+        elif cell.outputs and heading not in shown.get(article, ""):
+            shown[article] = shown.get(article, "") + heading
+    missing = [(a, name) for a, names in LISTINGS.items() for name in names if name not in shown[a]]
+    assert not missing
+
+
 @pytest.mark.parametrize(("source", "position"), list(exercises()))
 def test_exercise_fails_on_the_stub_and_passes_on_the_solution(source: Path, position: int) -> None:
     if "NUMBA_ENABLE_CUDASIM" in source.read_text(encoding="utf-8"):  # is read when Numba is imported

@@ -59,6 +59,13 @@ def test_a_given_part_of_a_figure_is_drawn_into():
     assert not right.axes
 
 
+def test_logarithmic_axes_have_plain_numbers_where_they_span_little():
+    for values, expected in (([0.3, 2.0], {"0.5", "1", "2"}), ([1e-6, 1.0], {"$\\mathdefault{10^{-6}}$"})):
+        figure = viz.curves({"loss": values}, logarithmic=True)
+        figure.draw_without_rendering()
+        assert expected <= {label.get_text() for label in figure.axes[0].get_yticklabels()}
+
+
 def test_a_mosaic_holds_every_image_with_gaps_between():
     tiles = np.arange(3 * 4.0).reshape(3, 2, 2)
     sheet = mosaic(tiles, columns=2)
@@ -109,7 +116,7 @@ def test_feature_maps_show_the_image_and_its_channels(model, images):
     values = [shown(axes) for axes in figure.axes]
     np.testing.assert_array_equal(values[0], images[0, 0])
     np.testing.assert_allclose(values[2], viz.activations(model, images[:1], ["0"])["0"][0, 1])
-    assert figure.axes[1].get_title(loc="left") == "0: 4x6x6"
+    assert figure.axes[1].get_title(loc="left") == "0: 4x6x6, the first 3"
 
 
 def test_gradient_norms_are_relative_to_the_weights(model, images):
@@ -150,7 +157,7 @@ def test_im2col_with_padding_and_stride():
 
 
 def test_the_graph_has_a_box_for_every_op(model, images):
-    recorded = graph.trace(model, minicnn.tensor(images))
+    recorded = graph.trace(model.eval(), minicnn.tensor(images))
     axes = viz.graph(recorded).axes[0]
     boxes = [patch for patch in axes.patches if type(patch).__name__ == "FancyBboxPatch"]
     assert len(boxes) == len(recorded.nodes) + 1
@@ -203,6 +210,15 @@ def test_the_front_is_that_of_compress():
     axes = viz.pareto(RESULTS).axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [100, 100, 1000])
     assert {text.get_text() for text in axes.texts} == set(RESULTS)
+
+
+def test_names_of_points_that_lie_close_do_not_cover_one_another():
+    near = {f"candidate {i}": {"accuracy": 0.91 + 0.001 * (i % 2), "bytes": 100 + 2 * i} for i in range(4)}
+    figure = viz.pareto(near | {"far": {"accuracy": 0.5, "bytes": 90_000}})
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 5
+    assert not [(i, j) for i in range(5) for j in range(i) if boxes[i].overlaps(boxes[j])]
 
 
 def test_confusion_writes_counts_and_recall():

@@ -34,6 +34,16 @@ def _colour(node: Node) -> str:
     return _COLOURS["shape"] if node.op.is_view else _COLOURS["other"]
 
 
+def drawn(graph: Graph) -> Graph:
+    """The part that leads to the outputs: without what batch norm notes down while it is trained."""
+    wanted, kept = set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.values)
+            kept.append(node)
+    return Graph(graph.inputs, graph.outputs, kept[::-1])
+
+
 def edges(graph: Graph) -> list[tuple[int, int]]:
     """(producer, consumer) positions in graph.nodes; an input of the graph is -1 - its position."""
     made = {value: i for i, node in enumerate(graph.nodes) for value in node.outputs}
@@ -45,6 +55,7 @@ def edges(graph: Graph) -> list[tuple[int, int]]:
 
 def dot(graph: Graph) -> str:
     """The graph in Graphviz's DOT language; parameters are left out."""
+    graph = drawn(graph)
     lines = ["digraph model {", '  node [shape=box, style="rounded,filled", fontname="sans-serif"];']
 
     def name(i: int) -> str:
@@ -60,22 +71,28 @@ def dot(graph: Graph) -> str:
 
 
 def places(graph: Graph) -> dict[int, tuple[int, int]]:
-    """(column, row) of every position: rows run downward with time, branches stand side by side."""
+    """(column, row) of every position: rows run downward with time, branches stand side by side.
+
+    What follows stands below what it follows; where that place is taken, in the next free one to the right.
+    """
     arrows = edges(graph)
     row = {-1 - i: 0 for i in range(len(graph.inputs))}
     for i in range(len(graph.nodes)):  # nodes are in running order: producers come first
         row[i] = 1 + max((row[a] for a, b in arrows if b == i), default=0)
-    columns: dict[int, int] = {}
-    place = {}
-    for i in sorted(row, key=lambda i: (row[i], i)):
-        column = columns.get(row[i], 0)
-        columns[row[i]] = column + 1
+    place: dict[int, tuple[int, int]] = {}
+    taken: set[tuple[int, int]] = set()
+    for i in sorted(row, key=lambda i: (row[i], abs(i))):
+        column = next((place[a][0] for a, b in arrows if b == i), 0)
+        while (column, row[i]) in taken:
+            column += 1
+        taken.add((column, row[i]))
         place[i] = (column, row[i])
     return place
 
 
 def svg(graph: Graph) -> str:
     """The graph as an SVG document: time runs downward, branches stand side by side."""
+    graph = drawn(graph)
     arrows = edges(graph)
     grid = places(graph)
     row = {i: row for i, (_, row) in grid.items()}

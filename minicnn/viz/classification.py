@@ -20,10 +20,14 @@ def curves(
     ylabel: str = "loss",
     title: str = "",
     logarithmic: bool = False,
+    legend_beside: bool = False,
     figure: Any = None,
 ) -> Any:
-    """Lines by name. A line is its values, one for each epoch from 1, or a pair (x, y). Returns a Figure."""
-    with style.sheet(figure, 7, 3.2) as figure:
+    """Lines by name. A line is its values, one for each epoch from 1, or a pair (x, y). Returns a Figure.
+
+    legend_beside: the names stand to the right of the lines, where many or long ones would hide some.
+    """
+    with style.sheet(figure, 9 if legend_beside else 7, 3.2) as figure:
         axes = figure.subplots()
         counted = not any(isinstance(line, tuple) for line in lines.values())
         axes.xaxis.get_major_locator().set_params(integer=counted)
@@ -42,13 +46,14 @@ def curves(
             )
         if logarithmic:
             axes.set_yscale("log")
+            style.readable_logarithm(axes.yaxis)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.set_title(title)
         axes.grid(axis="y", color=style.PALE, linewidth=0.8)
         axes.set_axisbelow(True)
         if len(lines) > 1:
-            axes.legend()
+            axes.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if legend_beside else {}))
     return figure
 
 

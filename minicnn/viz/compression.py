@@ -42,6 +42,8 @@ def weight_histograms(model: Module, *, bins: int = 61, columns: int = 4, figure
             axes.set_yticks([])
             axes.tick_params(labelsize=8)
         grid[0].legend(fontsize=8)
+        figure.supxlabel("weight", fontsize=9)
+        figure.supylabel("how many", fontsize=9)
     return figure
 
 
@@ -134,11 +136,14 @@ def pareto(
         for name, numbers in results.items():
             place = (numbers[x], 100 * numbers["accuracy"])
             axes.plot(*place, "o", color=style.BLUE if name in front else style.GREY, markersize=6)
-            axes.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=9)
         axes.set_xscale("log")
         axes.set_xlabel(label or x.replace("_", " "))
         axes.set_ylabel("accuracy, %")
         axes.margins(x=0.15, y=0.1)
+        style.readable_logarithm(axes.xaxis)
+        style.name_points(
+            axes, {name: (numbers[x], 100 * numbers["accuracy"]) for name, numbers in results.items()}
+        )
     return figure
 
 

@@ -15,7 +15,9 @@ def graph(recorded: Graph, *, figure: Any = None) -> Any:
     """
     from matplotlib.patches import FancyBboxPatch
 
+    recorded = draw.drawn(recorded)
     places = draw.places(recorded)
+    taken = set(places.values())
     columns = 1 + max(column for column, _ in places.values())
     rows = 1 + max(row for _, row in places.values())
     with style.sheet(figure, 2.5 * columns + 0.4, 0.62 * rows + 0.2) as figure:
@@ -25,9 +27,16 @@ def graph(recorded: Graph, *, figure: Any = None) -> Any:
         axes.set_ylim(rows - 0.5, -0.5)
         for source, target in draw.edges(recorded):
             (x, y), (u, v) = places[source], places[target]
-            bend = "arc3,rad=0" if v == y + 1 else "arc3,rad=-0.35"  # long edges swing out
-            arrow = {"arrowstyle": "-|>", "color": style.GREY, "connectionstyle": bend, "linewidth": 1}
-            axes.annotate("", (u, v - 0.33), (x, y + 0.33), arrowprops=arrow)
+            way: list[tuple[float, float]] = [(x, y + 0.3), (u, v - 0.33)]
+            if any((x, between) in taken for between in range(y + 1, v)):  # out to the side, and around
+                way = [(x + 0.45, y), (x + 0.49, y), (x + 0.49, v - 0.1), (u + 0.45, v - 0.1)]
+                if u != x:
+                    way[2:] = [(x + 0.49, v - 0.5), (u, v - 0.33)]
+            elif v > y + 1:  # straight down first
+                way.insert(1, (x, v - 0.67))
+            axes.plot(*zip(*way[:-1], strict=True), color=style.GREY, linewidth=1, zorder=0)
+            arrow = {"arrowstyle": "-|>", "color": style.GREY, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", way[-1], way[-2], arrowprops=arrow)
         for i, (x, y) in places.items():
             first, second, colour = draw.box(recorded, i)
             axes.add_patch(

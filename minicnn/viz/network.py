@@ -125,7 +125,8 @@ def feature_maps(
             for place, channel in zip(row[1:], maps[0], strict=False):
                 place.imshow(channel, cmap="gray")
             size = "x".join(map(str, maps.shape[1:]))
-            row[1].set_title(f"{name}: {size}", fontsize=9)
+            part = f", the first {channels}" if channels < maps.shape[1] else ""
+            row[1].set_title(f"{name}: {size}{part}", fontsize=9)
     return figure
 
 
@@ -148,6 +149,7 @@ def gradient_norms(model: Module, *, figure: Any = None) -> Any:
         axes.invert_yaxis()
         axes.set_xscale("log")
         axes.set_xlim(min(ratios.values()) / 3 or 1e-30, max(ratios.values()) * 3 or 1)
+        style.readable_logarithm(axes.xaxis)
         axes.set_xlabel("norm of the gradient / norm of the weight")
         axes.grid(axis="x", color=style.PALE)
         axes.set_axisbelow(True)
@@ -175,7 +177,8 @@ def dead_units(model: Module, images: Any, *, figure: Any = None) -> Any:
     shares = dead_shares(model, images)
     with style.sheet(figure, 8, 0.3 * len(shares) + 0.9) as figure:
         axes = figure.subplots()
-        axes.barh(list(shares), [100 * share for share in shares.values()], color=style.VERMILION)
+        bars = axes.barh(list(shares), [100 * share for share in shares.values()], color=style.VERMILION)
+        axes.bar_label(bars, fmt="%.0f%%", padding=3)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"units that are 0 for all {len(images)} images, %")

@@ -66,7 +66,8 @@ def ladder(
 
     many = report["threads"]
     colours = {1: style.BLUE, many: style.ORANGE} if many > 1 else {1: style.BLUE}
-    with style.sheet(figure, 7.5 * len(ladders), 6) as figure:
+    with style.sheet(figure, 6.5 * len(ladders), 5.2) as figure:
+        figure.get_layout_engine().set(wspace=0.04)
         for axes, name in zip(figure.subplots(1, len(ladders), squeeze=False)[0], ladders, strict=True):
             _rungs(axes, name, report[name], colours)
         legend: list[Any] = [
@@ -101,7 +102,7 @@ def _rungs(axes: Any, name: str, results: Sequence[Mapping[str, Any]], colours: 
     columns = [("GFLOP/s", "roofline")]
     columns[:0] = [(f"{e['gflops']:.3g}", percent(e["of_roofline"])) for e in entries]
     for i, texts in enumerate(columns):
-        for x, text in zip((1.14, 1.29), texts, strict=True):
+        for x, text in zip((1.16, 1.34), texts, strict=True):
             axes.text(x, i, text, transform=axes.get_yaxis_transform(), va="center", ha="right")
     for threads, colour in colours.items():
         limit = max(e["attainable_gflops"] for e in entries if e["threads"] == threads)

@@ -83,6 +83,48 @@ def grid(figure: Any, count: int, columns: int) -> list[Any]:
     return list(axes[:count])
 
 
+def readable_logarithm(axis: Any) -> None:
+    """Ticks of a logarithmic axis as plain numbers, where powers of ten would be too few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if high < 300 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def name_points(axes: Any, points: Mapping[str, tuple[float, float]], *, size: float = 9) -> None:
+    """Names beside points (x, y), each where it covers no other name and no point, as far as there is room.
+
+    To be called when scales and limits are final. Sizes are estimated, for nothing has been drawn yet.
+    """
+    box = axes.figure.bbox
+    inside = 0.85 * 72 * np.array([box.width, box.height]) / axes.figure.dpi  # of the axes, in points
+    to_axes = axes.transScale + axes.transLimits
+    centres = {name: inside * to_axes.transform(point) for name, point in points.items()}
+    covered = [(x - 4, y - 4, x + 4, y + 4) for x, y in centres.values()]
+    covered.append((-1e4, -1e4, 0, 1e4))  # the axis and its numbers
+    for name, (x, y) in sorted(centres.items(), key=lambda named: -named[1][1]):
+        width = 0.55 * size * len(name)
+        tried: list[Any] = []
+        for up in (4, -size - 3, size + 6, -2 * size - 5):
+            for right in (6, -6):
+                left, low = x + right - (width if right < 0 else 0), y + up
+                new = (left, low, left + width, low + size)
+                tried.append((sum(_overlap(new, old) for old in covered), len(tried), right, up, new))
+        _, _, right, up, new = min(tried)
+        covered.append(new)
+        axes.annotate(
+            name, points[name], xytext=(right, up), textcoords="offset points", fontsize=size,
+            ha="left" if right > 0 else "right",
+        )  # fmt: skip
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
 def bare(axes: Any) -> None:
     """Axes without ticks and frame, for images."""
     axes.set_xticks([])
