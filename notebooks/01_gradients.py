@@ -57,7 +57,7 @@ for h in (1.0, 0.1, 0.001):
 # %% [markdown]
 # For this $f$ both sides together are right at once, because a parabola has no third derivative. In general there is
 # a best $h$: if it is too large, the curve bends; if it is too small, the difference drowns in the rounding of the
-# computer's numbers. The picture shows both for $\sin$ at 1, computed with 64-bit numbers.
+# computer's numbers. The picture shows both for $\sin$ at 1, computed with 64-bit numbers, which hold about 16 digits.
 
 # %%
 steps = np.logspace(-12, 0, 60)
@@ -272,7 +272,7 @@ print("right:", result, z)
 # ## A network of Values learns
 #
 # A *neuron* takes numbers $x_1, x_2$, multiplies each by a *weight*, adds a *bias*, and lets an *activation* bend the
-# sum: $\mathrm{relu}(w_1 x_1 + w_2 x_2 + b)$. Without the bend, any number of neurons one after the other would still
+# sum: $\mathrm{relu}(w_1 x_1 + w_2 x_2 + b)$, where $\mathrm{relu}(s)$ is $s$ if that is positive and else 0. Without the bend, any number of neurons one after the other would still
 # be one straight line.
 #
 # Our task: points on two interleaved half-moons. The network has 2 inputs, a layer of 8 neurons, another of 8, and one
@@ -359,9 +359,15 @@ picture
 #
 # ## From numbers to arrays
 #
-# A layer for a whole batch of points is one matrix product. With $N$ points, $I$ inputs and $O$ neurons:
+# Points that are computed together are called a *batch*, and a layer for a whole batch is one matrix product. With $N$ points,
+# $I$ inputs and $O$ neurons:
 #
 # $$ Y = X W^\top + b, \qquad X: (N, I), \quad W: (O, I), \quad b: (O), \quad Y: (N, O). $$
+#
+# In parentheses stand *shapes*: $X$ is a table with a row for each point and a column for each input, $W$ has a row of weights
+# for each neuron. $W^\top$ is $W$ *transposed*, with rows and columns exchanged. In a product of matrices each entry is a row
+# times a column, number by number, added up: here $Y_{n,o} = \sum_i X_{n,i} W_{o,i} + b_o$, which is just what a neuron does.
+# (NumPy writes `X @ W.T + b`.)
 #
 # Let $G$ be the derivative of the loss by $Y$: one number for each entry, so the shape is $(N, O)$. Then the chain rule,
 # written for each entry and put together again, gives
@@ -472,7 +478,9 @@ except minicnn.GradcheckError as error:
     print("a wrong one:", error)
 
 # %% [markdown]
-# Now the half-moons again, with arrays: the same network, the same loss, all points at once.
+# Now the half-moons again, with arrays: the same network, the same loss, all points at once. `Sequential` runs layers one after the
+# other, `Linear(2, 8)` is one with 2 inputs and 8 neurons, and the optimizer `SGD` moves every parameter against its gradient, as our
+# line did. A *seed* makes random numbers, here the weights to begin with, come out the same each time.
 
 # %%
 from minicnn import nn, optim

@@ -81,6 +81,8 @@ viz.images(answers, list(by_hand), columns=5)
 #
 # $$ H' = \left\lfloor \frac{H + 2p - k}{s} \right\rfloor + 1 $$
 #
+# The brackets $\lfloor \, \rfloor$ mean "rounded down".
+#
 # ### Exercise 1: the size law
 
 
@@ -240,8 +242,8 @@ def by_taps(x, w):
 #
 # A theorem from the time of Fourier: written as sums of waves, convolution becomes a plain product, frequency by
 # frequency. Transform the image, transform the kernel (with zeros around it), multiply, transform back. For large kernels
-# this wins; for 3 x 3 the transforms cost more than they save. The bar over the kernel's transform (`conj`) undoes the
-# flip of the mathematicians.
+# this wins; for 3 x 3 the transforms cost more than they save. `conj`, which turns the waves
+# of the kernel around, undoes the flip of the mathematicians.
 
 
 # %%
@@ -266,8 +268,12 @@ def by_frequencies(x, w):
 # $$ y_0 = m_1 + m_2 + m_3, \qquad y_1 = m_2 - m_3 - m_4. $$
 #
 # The halves of $w$ are computed once for all places. In two dimensions the trick is used along rows and along columns:
-# a tile of $2 \times 2$ results from $4 \times 4$ pixels needs 16 multiplications instead of 36. As matrices, with $V$ for
-# the kernel, $U$ for the pixels and $A$ for the way back: $Y = A^\top \left[ (G w G^\top) \odot (B^\top x B) \right] A$.
+# a tile of $2 \times 2$ results from $4 \times 4$ pixels needs 16 multiplications instead of 36. As matrices,
+#
+# $$ Y = A \left[ (G\, w\, G^\top) \odot (B\, x\, B^\top) \right] A^\top, \qquad w: (3, 3), \; x: (4, 4), \; Y: (2, 2), \quad
+#    G: (4, 3), \; B: (4, 4), \; A: (2, 4), $$
+#
+# where $\odot$ multiplies entry by entry: these are the 16. $B$, $G$ and $A$ hold just what the formulas above say for $x$, for $w$ and for the way back.
 
 # %%
 B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1.0]])
@@ -350,7 +356,7 @@ for name, seconds in times.items():
 # ## Walking back
 #
 # Training needs the derivative of the loss by the kernel and by the image (notebook 01). With im2col there is nothing new
-# to think: $Y = X_{col} W^\top$ is a dense layer, so with $G = \partial L / \partial Y$, of shape $(N H' W', O)$,
+# to think: $Y = X_{col} W^\top$ is a layer of neurons that see all their inputs (a *dense* layer), as there, so with $G = \partial L / \partial Y$, of shape $(N H' W', O)$,
 #
 # $$ \frac{\partial L}{\partial W} = G^\top X_{col}, \qquad \frac{\partial L}{\partial X_{col}} = G\, W, $$
 #
