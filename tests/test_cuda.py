@@ -39,9 +39,6 @@ MISSING = {
     "mean_magnitude", "pack_binary_weight", "pack_signs", "pack_ternary_weight", "sparse_conv2d_forward",
     "sparse_linear_forward", "ternarize_forward", "ternary_conv2d_forward", "ternary_linear_forward",
     "ternary_scale", "to_sparse_rows",
-    # what `minicnn.compile` fuses
-    "add_relu_forward", "batch_norm_block_backward", "batch_norm_block_forward", "conv2d_block_backward",
-    "conv2d_block_forward", "linear_relu_forward", "shortcut_backward", "shortcut_forward",
 }
 # fmt: on
 

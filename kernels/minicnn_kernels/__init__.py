@@ -19,13 +19,14 @@ import numpy as np
 
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import ALGORITHMS, algorithm, set_algorithm
-from minicnn_kernels.device_array import DeviceArray
+from minicnn_kernels.device_array import DeviceArray, NoDeviceError
 from minicnn_kernels.threads import get_threads, set_threads
 
 __all__ = [
     "ALGORITHMS",
     "DEVICES",
     "DeviceArray",
+    "NoDeviceError",
     "algorithm",
     "available_backends",
     "backend",
@@ -35,6 +36,7 @@ __all__ = [
     "get_threads",
     "memory",
     "of",
+    "require",
     "set_algorithm",
     "set_threads",
     "share_memory",
@@ -100,11 +102,20 @@ def use(name: str) -> Iterator[ModuleType]:
         _forced.name = previous
 
 
+def require(device: str) -> None:
+    """Raises ValueError for an unknown device, NoDeviceError if this machine has not got it, ImportError if a
+    package for it is missing."""
+    if device not in DEVICES:
+        raise ValueError(f"unknown device {device!r}: expected one of {', '.join(DEVICES)}")
+    if device == "cuda":
+        import_module("minicnn_kernels.cuda.driver").require_device()
+
+
 def devices() -> tuple[str, ...]:
     """Devices that arrays can live on here. Looking for a GPU takes a moment: Numba is imported."""
     try:
-        import_module("minicnn_kernels.cuda.driver").require_device()
-    except (ImportError, RuntimeError):
+        require("cuda")
+    except (ImportError, NoDeviceError):
         return ("cpu",)
     return DEVICES
 
@@ -115,15 +126,10 @@ def device_of(array: Any) -> str:
 
 
 def to_device(array: Any, device: str) -> Any:
-    """`array` on `device`: itself if it is there, else a copy.
-
-    Raises ValueError for an unknown device, RuntimeError for one that this machine has not, ImportError if a
-    package for it is missing.
-    """
-    if device not in DEVICES:
-        raise ValueError(f"unknown device {device!r}: expected one of {', '.join(DEVICES)}")
+    """`array` on `device`: itself if it is there, else a copy. Raises as `require` does."""
     if device == device_of(array):
         return array
+    require(device)
     return to_host(array) if device == "cpu" else backend(device).to_device(array)
 
 

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+class NoDeviceError(RuntimeError):
+    """This machine has not got the device; the message says what is missing."""
+
+
 class Flags(NamedTuple):
     """The two questions that the engine asks of an array's memory."""
 

@@ -12,9 +12,12 @@ from typing import Any
 from minicnn_kernels import reference
 from minicnn_kernels.cuda.activation import *
 from minicnn_kernels.cuda.conv import *
+from minicnn_kernels.cuda.conveyor import Conveyor
 from minicnn_kernels.cuda.elementwise import *
+from minicnn_kernels.cuda.fused import *
 from minicnn_kernels.cuda.integer import *
 from minicnn_kernels.cuda.lattice import *
+from minicnn_kernels.cuda.ledger import Ledger
 from minicnn_kernels.cuda.linear import *
 from minicnn_kernels.cuda.loss import *
 from minicnn_kernels.cuda.normalization import *

@@ -17,6 +17,7 @@ import numpy as np
 from numba import config
 
 from minicnn_kernels.cuda import simulator
+from minicnn_kernels.device_array import NoDeviceError
 
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM"))  # noqa: B009  (made when Numba is imported)
 
@@ -29,8 +30,8 @@ from numba import cuda  # noqa: E402  (reads the setting above)
 
 __all__ = [
     "BLOCK", "KERNELS", "SIMULATED", "Kernel", "atan2", "ceil", "cos", "cuda", "device_function", "erf",
-    "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel", "launch", "launch_blocks", "log",
-    "log1p", "log2", "require_device", "rint", "sin", "sqrt", "tan", "tanh", "trunc",
+    "event", "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel", "launch", "launch_blocks", "log",
+    "log1p", "log2", "require_device", "rint", "sin", "sqrt", "stream", "tan", "tanh", "trunc",
 ]  # fmt: skip
 
 BLOCK = 1 if SIMULATED else 256  # threads of a block, where the kernel does not care
@@ -53,6 +54,16 @@ class Kernel:
         self.function, self.signature, self.registers, self.options = function, signature, registers, options
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__.split('.')[0]}"
         self.compiled = cuda.jit(**({} if SIMULATED else options))(function)
+        self._configured: dict[tuple, Callable] = {}
+
+    def run(self, grid: Any, block: int, arguments: tuple) -> None:
+        """Launch it. Numba keeps 128 configurations of all kernels together, a training step has more."""
+        configured = self._configured.get((grid, block))
+        if configured is None:
+            configured = self.compiled[grid, block, stream()]
+            if not SIMULATED:  # there the kernel itself holds the newest configuration
+                self._configured[grid, block] = configured
+        configured(*arguments)
 
 
 KERNELS: list[Kernel] = []
@@ -85,21 +96,35 @@ def device_function(function: Callable) -> Callable:
 def launch(kernel: Kernel, size: int, *arguments: Any) -> None:
     """Run a kernel that strides over `size` elements; nothing happens for none."""
     if size:
-        blocks = min(-(-size // BLOCK), _MOST_BLOCKS)
-        kernel.compiled[blocks, BLOCK](*arguments)
+        kernel.run(min(-(-size // BLOCK), _MOST_BLOCKS), BLOCK, arguments)
 
 
 def launch_blocks(kernel: Kernel, grid: tuple[int, ...], block: int, *arguments: Any) -> None:
     """Run a kernel on a grid of blocks with `block` threads each; nothing happens for an empty grid."""
     if all(grid):
-        kernel.compiled[grid, block](*arguments)
+        kernel.run(grid, block, arguments)
+
+
+@functools.cache
+def stream() -> Any:
+    """The stream on which all kernels run, and copies that they wait for.
+
+    Not CUDA's default stream: that one waits for all others, so nothing could be copied beside a kernel, and
+    it cannot be captured as a graph.
+    """
+    return cuda.stream()
+
+
+def event() -> Any:
+    """A mark in a stream that another stream or the host can wait for."""
+    return cuda.event(**({} if SIMULATED else {"timing": False}))
 
 
 @functools.cache
 def require_device() -> None:
-    """Raises RuntimeError, which says what is missing, if no kernel can run here."""
+    """Raises NoDeviceError, which says what is missing, if no kernel can run here."""
     if not SIMULATED and not cuda.is_available():
-        raise RuntimeError(
+        raise NoDeviceError(
             "device 'cuda': no NVIDIA GPU or driver was found (does nvidia-smi list one?); use device 'cpu'"
         )
 

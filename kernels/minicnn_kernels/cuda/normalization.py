@@ -37,7 +37,14 @@ def batch_norm_forward(
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Normalize by the statistics of this batch -> (y, mean, inv_std): shapes of x, (C,), (C,)."""
     on_device("batch_norm", x, weight, bias)
-    x, (n, channels, pixels) = dense(x), _channels(x)
+    x = dense(x)
+    mean, inv_std = batch_statistics(x, eps)
+    return _affine(x, mean, inv_std, weight, bias), mean, inv_std
+
+
+def batch_statistics(x: DeviceArray, eps: float) -> tuple[DeviceArray, DeviceArray]:
+    """(mean, 1 / sqrt(var + eps)), each (C,), of x (N, C, ...) in C order."""
+    n, channels, pixels = _channels(x)
     mean, inv_std = empty((channels,)), empty((channels,))
     launch_blocks(
         _statistics,
@@ -51,7 +58,7 @@ def batch_norm_forward(
         pixels,
         np.float32(eps),
     )
-    return _affine(x, mean, inv_std, weight, bias), mean, inv_std
+    return mean, inv_std
 
 
 def batch_norm_backward(grad: Any, x: Any, weight: Any, mean: Any, inv_std: Any, needs: Any) -> Gradients:

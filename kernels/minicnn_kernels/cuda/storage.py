@@ -14,63 +14,94 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda.driver import cuda, kernel, launch, require_device
+from minicnn_kernels.cuda.driver import SIMULATED, cuda, kernel, launch, require_device, stream
 from minicnn_kernels.device_array import DeviceArray
 
-__all__ = ["cast", "clear", "copy_strided", "dense", "empty", "flat", "on_device", "to_device", "to_host"]
+__all__ = [
+    "Lease", "Pool", "cast", "clear", "computed_in", "copy_strided", "dense", "empty", "flat", "on_device",
+    "to_device", "to_host",
+]  # fmt: skip
 
 _TYPES = frozenset(np.dtype(name) for name in ("float32", "bool", "uint8", "int8", "int16", "int32", "int64"))
 _AXES = 6  # dimensions that a strided copy can have after neighbours were merged
 
-_free: dict[tuple[np.dtype, int], deque] = {}
-_lock = threading.Lock()
+
+class Pool:
+    """Device memory that nobody views, by type and size class."""
+
+    def __init__(self) -> None:
+        self.unused: dict[tuple[np.dtype, int], deque] = {}
+        self._lock = threading.Lock()
+
+    def take(self, dtype: np.dtype, size: int) -> Lease:
+        """Memory for `size` elements: what came back, or new."""
+        step = 1 << max(size.bit_length() - 3, 6)  # at most an eighth is wasted
+        length = max(-(-size // step), 1) * step
+        with self._lock:
+            waiting = self.unused.setdefault((dtype, length), deque())
+        try:
+            return Lease(waiting.pop(), waiting)
+        except IndexError:
+            require_device()
+            return Lease(cuda.device_array(length, dtype), waiting)
+
+    def clear(self) -> None:
+        """Give it all back to the driver."""
+        for waiting in list(self.unused.values()):
+            waiting.clear()
 
 
-class _Lease:
-    """One piece of device memory while arrays view it; returns to the pool when it dies."""
+class Lease:
+    """One piece of device memory while arrays view it; when it dies, it is appended to `home`."""
 
-    __slots__ = ("elements",)
+    __slots__ = ("elements", "home")
 
-    def __init__(self, elements: Any) -> None:
-        self.elements = elements
+    def __init__(self, elements: Any, home: deque) -> None:
+        self.elements, self.home = elements, home
 
     def __del__(self) -> None:
         # No lock here: this may run inside the garbage collector. deque.append is atomic.
-        _free[self.elements.dtype, self.elements.size].append(self.elements)
+        self.home.append(self.elements)
 
 
-def _take(dtype: np.dtype, size: int) -> _Lease:
-    step = 1 << max(size.bit_length() - 3, 6)  # at most an eighth is wasted
-    length = max(-(-size // step), 1) * step
-    with _lock:
-        waiting = _free.setdefault((dtype, length), deque())
-    try:
-        return _Lease(waiting.pop())
-    except IndexError:
-        require_device()
-        return _Lease(cuda.device_array(length, dtype))
+_pool = Pool()
 
 
 def clear() -> None:
     """Give all unused device memory back to the driver."""
-    for waiting in list(_free.values()):
-        waiting.clear()
+    _pool.clear()
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
     """An uninitialised array in C order. Raises TypeError for types that this back end does not compute
     in."""
+    dtype = computed_in(dtype)
+    return DeviceArray(_pool.take(dtype, math.prod(shape)), dtype, tuple(shape))
+
+
+def computed_in(dtype: Any) -> np.dtype:
+    """`dtype`, if this back end computes in it; else raises TypeError."""
     dtype = np.dtype(dtype)
     if dtype not in _TYPES:
         known = ", ".join(sorted(str(known) for known in _TYPES))
         raise TypeError(
             f"cuda: dtype {dtype} is not supported, expected one of {known}; convert with .float()"
         )
-    return DeviceArray(_take(dtype, math.prod(shape)), dtype, tuple(shape))
+    return dtype
 
 
 def flat(x: DeviceArray) -> Any:
-    """The elements of an array in C order, one-dimensional, as a kernel takes them."""
+    """The elements of an array in C order, one-dimensional, as a kernel takes them.
+
+    On a GPU there may be more behind them: kernels are told how many to touch, and cutting a device array
+    takes Python longer than launching. The simulator cuts, and so sees a kernel that reads too far.
+    """
+    if SIMULATED or x.offset:
+        return _cut(x)
+    return x.memory.elements
+
+
+def _cut(x: DeviceArray) -> Any:
     return x.memory.elements[x.offset : x.offset + x.size]
 
 
@@ -79,7 +110,8 @@ def to_device(array: np.ndarray) -> DeviceArray:
     require_device()
     result = empty(array.shape, array.dtype)
     if array.size:
-        flat(result).copy_to_device(np.ascontiguousarray(array).reshape(-1))
+        _cut(result).copy_to_device(np.ascontiguousarray(array).reshape(-1), stream=stream())
+        stream().synchronize()  # the host's array may change or vanish after this
     return result
 
 
@@ -87,7 +119,9 @@ def to_host(x: DeviceArray) -> np.ndarray:
     """A copy of a device array in host memory, after all kernels that write it."""
     if not x.size:
         return np.empty(x.shape, x.dtype)
-    return flat(dense(x)).copy_to_host().reshape(x.shape)
+    result = _cut(dense(x)).copy_to_host(stream=stream())
+    stream().synchronize()
+    return result.reshape(x.shape)
 
 
 def on_device(op: str, *arrays: Any) -> None:
