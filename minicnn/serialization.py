@@ -114,7 +114,7 @@ def _sync_folder(folder: Path) -> None:
 def _encoded(value: Any, arrays: list[np.ndarray], place: str) -> Any:
     kind = _array_kind(value)
     if kind:
-        array = kernels.to_host(value.data) if kind == "tensor" else np.asarray(value)
+        array = kernels.to_host(value.data if kind == "tensor" else value)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"save: {place} has dtype {array.dtype}; expected numbers")
         arrays.append(array)
@@ -142,7 +142,7 @@ def _array_kind(value: Any) -> str | None:
         return "tensor"
     if isinstance(value, np.generic):  # before Python's numbers: np.float64 is a float, too
         return "scalar"
-    return "array" if isinstance(value, np.ndarray) else None
+    return "array" if isinstance(value, (np.ndarray, kernels.DeviceArray)) else None
 
 
 def _decoded(value: Any, archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) -> Any:

@@ -18,6 +18,12 @@ from importlib import import_module
 
 from minicnn.cli.parser import make_parser
 from minicnn.training.errors import TrainingError
+from minicnn_kernels import NoDeviceError
+
+# By the user; the last two: there is no GPU here, or it has no such kernel.
+_TO_BE_PUT_RIGHT = (
+    ValueError, TypeError, IndexError, OSError, ImportError, MemoryError, NoDeviceError, NotImplementedError
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(f"error: {_text(error)}")
         return 1
-    except (ValueError, TypeError, IndexError, OSError, ImportError, MemoryError) as error:
+    except _TO_BE_PUT_RIGHT as error:
         if options.traceback:
             raise
         _say(f"error: {_text(error)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import minicnn
+import minicnn_kernels as kernels
 from minicnn.cli.folder import results_folder
 from minicnn.compress.recipe import load_recipe
 from minicnn.compress.report.markdown import markdown_table
@@ -25,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
         os.environ["MINICNN_QUIET"] = "1"  # read by the kernels' compiler
     if options.threads is not None:
         minicnn.set_num_threads(options.threads)
+    kernels.require(options.device)
     recipe = load_recipe(options.recipe)
     changes = {
         key: getattr(options, key) for key in ("data", "seed", "limit") if getattr(options, key) is not None
@@ -43,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
             resume=options.resume,
             checkpoint_every=options.checkpoint_every,
             progress=False if options.quiet else None,
+            device=options.device,
             compare=compare,
         )
     except TrainingInterrupted as error:

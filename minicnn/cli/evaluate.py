@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
             f"--data {options.data}: expected images {tuple(configuration['image_shape'])} as the model was "
             f"trained on, got {test.image_shape}"
         )
-    result = evaluate(minicnn.compile(model), data.DataLoader(test, options.batch_size))
+    result = evaluate(minicnn.compile(model.to(options.device)), data.DataLoader(test, options.batch_size))
     if options.json:
         numbers: dict[str, Any] = {"images": result.images, "loss": result.loss, "accuracy": result.accuracy}
         numbers |= {"per_class_accuracy": result.by_class(names), "confusion": result.counts.tolist()}

@@ -24,6 +24,7 @@ from minicnn.training.options import (
     suggestion,
     unknown_augmentation,
 )
+from minicnn_kernels import DEVICES
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,6 +75,16 @@ def _augmentations(text: str) -> list[str]:
 
 
 _COUNT = _number(Range(int, 1))
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        metavar="NAME",
+        help="cpu, or cuda: an NVIDIA GPU, with the extra minicnn[gpu] (default cpu)",
+    )
 
 
 def make_parser() -> Parser:
@@ -147,6 +158,7 @@ def _add_train(commands: Any) -> None:
     )
     option("--limit", "use only the first N training and test images", metavar="N")
     option("--threads", "threads to compute with; the result does not depend on it", type=_COUNT, metavar="N")
+    _device(train)
     option("--checkpoint-every", "such as '1 epoch', '200 batches', '60 seconds'", metavar="TEXT")
     option("--output", "folder of the results (default runs/MODEL-DATA)", metavar="DIR")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
@@ -182,6 +194,7 @@ def _add_compress(commands: Any) -> None:
         help="earlier results to show in the report beside it",
     )
     compress.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    _device(compress)
     compress.add_argument(
         "--checkpoint-every",
         default="1 epoch",
@@ -243,6 +256,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--data", metavar="NAME|DIR", help="other data than the model was trained on")
     evaluate.add_argument("--batch-size", type=_COUNT, default=256, metavar="N", help="(default 256)")
     evaluate.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    _device(evaluate)
     evaluate.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -258,6 +272,7 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("pictures", nargs="+", metavar="FILE")
     predict.add_argument("--invert", choices=("auto", "yes", "no"), default="auto", metavar="auto|yes|no")
     predict.add_argument("--threads", type=_COUNT, metavar="N", help="threads to compute with")
+    _device(predict)
     predict.add_argument("--json", action="store_true", help="as JSON")
 
 

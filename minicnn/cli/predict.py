@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     normalize = data.Normalize(**configuration["normalize"])
     labels = np.zeros(len(pixels), np.int64)
     dataset = data.ArrayDataset(pixels, labels, class_names=names, transform=normalize)
-    probabilities = predict(model, data.DataLoader(dataset, 64))
+    probabilities = predict(model.to(options.device), data.DataLoader(dataset, 64))
     print_classes(options.pictures, probabilities, names, as_json=options.json)
     return 0
 

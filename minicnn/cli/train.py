@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import minicnn
+import minicnn_kernels as kernels
 from minicnn import data, nn
 from minicnn.cli.folder import results_folder
 from minicnn.cli.report import report
@@ -33,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
         os.environ["MINICNN_QUIET"] = "1"  # read by the kernels' compiler
     if options.threads is not None:
         minicnn.set_num_threads(options.threads)
+    kernels.require(options.device)
     said = {name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None}
     if "data" in said and said["data"] != "fashion-mnist":
         said["data"] = os.path.abspath(said["data"])
@@ -73,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
             resume=options.resume,
             metrics=folder / "metrics.jsonl",
             progress=False if options.quiet else None,
+            device=options.device,
             configuration=configuration,
         )
     except TrainingInterrupted as error:

@@ -97,7 +97,14 @@ class Distillation:
                 f"Distillation: the teacher gave {logits.shape} where the student gives {outputs.shape}; "
                 f"both answer with logits (N, C) of the same classes"
             )
-        return (logits.to(outputs.dtype) / self.temperature).softmax(dim=1)
+        return (logits.to(outputs) / self.temperature).softmax(dim=1)
+
+    def to(self, device: str) -> Distillation:
+        """Move teachers and regressors; `fit` does it with the student."""
+        for part in (*self.teachers, *(term.regressors for term in self.terms)):
+            if hasattr(part, "to"):
+                part.to(device)
+        return self
 
     def parameters(self) -> Iterator[Parameter]:
         """What is trained beside the student: the regressors of hints."""
@@ -141,6 +148,13 @@ class CachedTeacher:
         if not answers:
             raise ValueError("CachedTeacher: the batches hold no images")
         self._answers = minicnn.cat(answers)
+
+    def to(self, device: str) -> CachedTeacher:
+        """Move the teacher and its answers."""
+        if hasattr(self.teacher, "to"):
+            self.teacher.to(device)
+        self._answers = self._answers.to(device)
+        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, C)."""

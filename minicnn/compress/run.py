@@ -46,13 +46,15 @@ def run_recipe(
     resume: bool = False,
     checkpoint_every: str = "1 epoch",
     progress: bool | None = None,
+    device: str = "cpu",
     compare: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Carry out `recipe`; gives what report.json holds, "before" and "after" as `measure` gives them.
 
     output: folder for model.npz, checkpoint.npz, metrics.jsonl and the reports. data: other data than the
     recipe names. checkpoint: a trained model to begin with, of the recipe's architecture. resume: go on from
-    the checkpoint in `output`, bit for bit. compare: results by name that the report shows beside this one.
+    the checkpoint in `output`, bit for bit. device: "cpu" or "cuda", where it trains and tests.
+    compare: results by name that the report shows beside this one.
 
     Raises ValueError for a recipe without epochs and without checkpoint, CheckpointError for a checkpoint of
     another recipe, model or data, and what `fit` raises.
@@ -75,6 +77,8 @@ def run_recipe(
         restore(model, state["initial"])
     elif checkpoint is not None:
         _begin_with(checkpoint, model, configuration)
+
+    model.to(device)
 
     def numbers(dataset: Dataset) -> dict[str, Any]:
         return measure(model, DataLoader(dataset, 250), class_names=images.facts["class_names"])
@@ -106,6 +110,7 @@ def run_recipe(
             metrics=folder / "metrics.jsonl",
             progress=progress,
             callbacks=[steps, *steps.gradual()],
+            device=device,
             configuration=configuration,
         )
     before = steps.before or numbers(images.test) | {"epochs": recipe.epochs}

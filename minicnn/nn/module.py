@@ -344,7 +344,9 @@ class Module:
         for value in itertools.chain(self.parameters(), self.buffers()):
             for part in (value, value.grad):
                 if part is not None:
-                    part.data = _converted(part.data, device, dtype)
+                    array = _converted(part.data, device, dtype)
+                    if array is not part.data:  # assigning the same one would mean that it was written into
+                        part.data = array
         return self
 
     def float(self: M) -> M:

@@ -27,7 +27,7 @@ class Parameter(Tensor):
         self.keep: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
-        result = Parameter(kernels.of(self.data).copy(self.data), self.requires_grad)
+        result = Parameter(Tensor(kernels.of(self.data).copy(self.data)), self.requires_grad)
         memo[id(self)] = result
         result.keep = copy.deepcopy(self.keep, memo)  # the very copy that the copied mask holds
         if self.grad is not None:

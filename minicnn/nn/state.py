@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import minicnn_kernels as kernels
 from minicnn.grad_mode import no_grad
 from minicnn.tensor import Tensor
 
@@ -49,9 +50,17 @@ def copy_state(model: str, own: dict[str, Tensor], state: Mapping[str, Any], str
         )
     with no_grad():
         for name, value in values.items():
-            own[name].copy_(value)
+            own[name].copy_(_moved(value, own[name]))
     return LoadReport(missing, unexpected)
 
 
-def _as_array(value: Any) -> np.ndarray:
-    return value.data if isinstance(value, Tensor) else np.asarray(value)
+def _moved(value: Any, own: Tensor) -> Any:
+    """`value` where `own` is. Cast before it moves: a GPU has no float64."""
+    if isinstance(value, np.ndarray) and own.device != "cpu":
+        value = np.asarray(value, own.dtype)
+    return kernels.to_device(value, own.device)
+
+
+def _as_array(value: Any) -> Any:
+    value = value.data if isinstance(value, Tensor) else value
+    return value if isinstance(value, kernels.DeviceArray) else np.asarray(value)

@@ -79,6 +79,14 @@ class Optimizer:
         for group in self.param_groups:
             zero_grad(group["params"], set_to_none)
 
+    def to(self, device: str) -> Optimizer:
+        """Move velocities and moments to where the parameters have been moved, after `model.to(device)`."""
+        for entries in self.state.values():
+            for name, value in entries.items():
+                if _is_array(value):
+                    entries[name] = kernels.to_device(value, device)
+        return self
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every parameter that has a gradient. closure: computes the loss anew, which is returned."""
         loss = None
@@ -159,7 +167,7 @@ class Optimizer:
                 f"got {value.shape}"
             )
         result = kernels.empty_like(param.data)
-        kernels.of(result).copy_into(result, value)
+        kernels.of(result).copy_into(result, kernels.to_device(value, param.device))
         return result
 
     def _all_params(self) -> list[Tensor]:

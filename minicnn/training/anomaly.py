@@ -47,11 +47,26 @@ def explain(run: Run, before: Snapshot, images: Any, targets: Any, what: str) ->
     before.restore()
     cause = _spoilt_parameters(run.model) or _first_op(run, images, targets)
     before.restore()
-    kept = run.checkpoint.describe_last() if run.checkpoint is not None else "no checkpoint was asked for"
     raise TrainingError(
-        f"{place}: {what}; {cause}; {kept}; "
+        f"{place}: {what}; {cause}; {_kept(run)}; "
         f"try a lower learning rate, warm-up, or a limit on the gradient's norm (clip_norm)"
     )
+
+
+def explain_late(run: Run, batch: int, what: str) -> NoReturn:
+    """Raise the TrainingError for a batch that a device has forgotten: losses there are read many at a time.
+
+    batch: its number in the epoch, from 1.
+    """
+    cause = _spoilt_parameters(run.model) or "no weight is spoilt"
+    raise TrainingError(
+        f"epoch {run.epoch + 1}, batch {batch}: {what}; {cause}; {_kept(run)}; try a lower learning rate, "
+        f"warm-up, or a limit on the gradient's norm (clip_norm); device 'cpu' names the op that made it"
+    )
+
+
+def _kept(run: Run) -> str:
+    return run.checkpoint.describe_last() if run.checkpoint is not None else "no checkpoint was asked for"
 
 
 def _check_data(place: str, what: str, batch: Any) -> None:

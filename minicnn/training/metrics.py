@@ -1,6 +1,7 @@
 """Numbers that describe a model: means over images, the confusion matrix, and the history of a training.
 
-Everything here is bookkeeping on the host in double precision; nothing is recorded on the tape.
+Everything here is bookkeeping on the host in double precision; nothing is recorded on the tape. Numbers that
+a device computes are noted there, and read many batches at a time (`Tally`).
 `evaluate.py` computes an Evaluation, `trainer.py` a History.
 """
 
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+import minicnn_kernels as kernels
 
 
 class Means:
@@ -57,11 +60,54 @@ def is_classification(outputs: Any, targets: Any) -> bool:
     return outputs.ndim == 2 and targets.ndim == 1 and targets.dtype.kind in "iu"
 
 
-def count_correct(outputs: Any, targets: Any) -> int | None:
-    """How many rows of the scores (N, C) are largest at their target (N,); None if these are no classes."""
+def count_correct(outputs: Any, targets: Any) -> Any:
+    """How many rows of the scores (N, C) are largest at their target (N,), a tensor (); None if these are no
+    classes."""
     if not is_classification(outputs, targets):
         return None
-    return int((outputs.detach().argmax(dim=1) == targets).sum().item())
+    return (outputs.detach().argmax(dim=1) == targets).sum()
+
+
+class Tally:
+    """The means of batches as they are computed. On a device reading every loss would stop its work."""
+
+    def __init__(self, device: str) -> None:
+        self.means = Means()
+        self._ledger = None if device == "cpu" else kernels.backend(device).Ledger()
+        self._unread: list[tuple[int, bool]] = []  # (images, whether they have classes) of noted batches
+
+    def add(self, loss: Any, images: int, correct: Any) -> None:
+        """Count a batch of `images`. loss, correct: tensors (); no correct where there are no classes."""
+        self.note(loss, correct)
+        if self._ledger is None:
+            self.means.add(loss.item(), images, None if correct is None else correct.item())
+        else:
+            self.count(images, correct is not None)
+
+    def note(self, loss: Any, correct: Any) -> None:
+        """The device's half of `add`: launches that are the same for every batch. Nothing on the host."""
+        if self._ledger is not None:
+            self._ledger.note(loss.data, None if correct is None else correct.data)
+
+    def count(self, images: int, classified: bool) -> None:
+        """The host's half of `add` for a batch that was noted."""
+        self._unread.append((images, classified))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it must be read before another batch is noted."""
+        return self._ledger is not None and len(self._unread) >= self._ledger.ROWS
+
+    def read(self) -> list[float]:
+        """Bring `means` up to date; gives the losses that were read, of the newest batches, oldest first."""
+        if not self._unread:
+            return []
+        assert self._ledger is not None
+        losses, correct = self._ledger.read()
+        for (images, classified), loss, right in zip(self._unread, losses, correct, strict=True):
+            self.means.add(float(loss), images, int(right) if classified else None)
+        self._unread = []
+        return losses.tolist()
 
 
 def confusion_matrix(targets: Any, predictions: Any, classes: int) -> np.ndarray:

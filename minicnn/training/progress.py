@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from minicnn.training.trainer import Run
 
 
+_SECONDS_BETWEEN = 0.1  # two looks at the means: for each a device is waited for
+
+
 def duration(seconds: float) -> str:
     """Seconds as 8 s, 2:05 or 1:02:05."""
     whole = round(seconds)
@@ -73,6 +76,7 @@ class ProgressBar(Progress):
         super().__init__(watched)
         self.tqdm = tqdm
         self.bar: Any = None
+        self.shown_at = 0.0
 
     def on_batch(self, run: Run) -> None:
         if self.bar is None:
@@ -84,6 +88,11 @@ class ProgressBar(Progress):
                 ncols=shutil.get_terminal_size().columns,  # tqdm itself shows nothing where that is unknown
                 leave=False,
             )
+        now = time.perf_counter()
+        if now - self.shown_at < _SECONDS_BETWEEN and run.batch < len(run.loader):
+            self.bar.update()
+            return
+        self.shown_at = now
         text = f"loss {run.means.loss:.4f}"
         if run.means.accuracy is not None:
             text += f"  accuracy {run.means.accuracy:.4f}"

@@ -18,14 +18,16 @@ from itertools import islice
 from typing import Any
 
 import minicnn
+import minicnn_kernels as kernels
 from minicnn import nn, optim
+from minicnn.data.on_device import on_device
 from minicnn.nn.transform import attached, detach
-from minicnn.training.anomaly import Snapshot, explain
+from minicnn.training.anomaly import Snapshot, explain, explain_late
 from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
 from minicnn.training.checkpoint import Checkpoint, resume_from
 from minicnn.training.errors import TrainingInterrupted
-from minicnn.training.evaluate import evaluate, loss_of
-from minicnn.training.metrics import History, Means, count_correct
+from minicnn.training.evaluate import device_of, evaluate, loss_of
+from minicnn.training.metrics import History, Means, Tally, count_correct
 from minicnn.training.progress import Progress
 
 
@@ -53,8 +55,15 @@ class Run:
         max_norm: float | None = None,
         l1: float = 0.0,
         compile: bool = True,
+        device: str | None = None,
         configuration: dict[str, Any] | None = None,
     ) -> None:
+        self.device = device_of(model) if device is None else device
+        kernels.require(self.device)
+        for part in (model, optimizer, loss):
+            if hasattr(part, "to"):
+                part.to(self.device)
+        loader = on_device(loader, self.device)
         self.model, self.loader, self.optimizer, self.loss = model, loader, optimizer, loss
         self.forward = minicnn.compile(model) if compile else model
         self.epochs, self.validation = epochs, validation
@@ -63,7 +72,7 @@ class Run:
         self.configuration = dict(configuration or {})
         self.callbacks: list[Callback] = []
         self.epoch = self.batch = 0
-        self.means, self.seconds, self.history = Means(), 0.0, History()
+        self.tally, self.seconds, self.history = Tally(self.device), 0.0, History()
         self.stop: str | None = None
         self.interrupted = False
 
@@ -71,6 +80,22 @@ class Run:
     def checkpoint(self) -> Checkpoint | None:
         """The callback that saves this run, if there is one."""
         return next((c for c in self.callbacks if isinstance(c, Checkpoint)), None)
+
+    @property
+    def means(self) -> Means:
+        """Loss and accuracy of the present epoch until now; see `read_losses`."""
+        self.read_losses()
+        return self.tally.means
+
+    def read_losses(self) -> None:
+        """Wait for a device, if one computes, and count what it has noted since the last time.
+
+        Raises TrainingError if one of these losses is not finite.
+        """
+        losses = self.tally.read()
+        for batch, loss in enumerate(losses, self.batch - len(losses) + 1):
+            if not math.isfinite(loss):
+                explain_late(self, batch, f"the loss became {loss}")
 
     def train_epoch(self) -> None:
         """The rest of the present epoch, validation, and the row of the history."""
@@ -82,45 +107,58 @@ class Run:
             now = time.perf_counter()
             self.seconds, began = self.seconds + now - began, now
             self.batch += 1
+            if self.tally.is_full:
+                self.read_losses()
             self._tell("on_batch")
             if self.interrupted:
                 self._interrupt()
+        self.read_losses()  # the epoch ends when its work is done
+        self.seconds += time.perf_counter() - began
         self._finish_epoch()
 
     def train_batch(self, images: Any, targets: Any) -> None:
-        """One step. Raises TrainingError if the loss or the gradient's norm is not finite."""
-        before = Snapshot(self.model)
+        """One step. Raises TrainingError if the loss or the gradient's norm is not finite.
+
+        On a device the loss is not looked at, since that would stop it until the step is done: `means` does.
+        """
+        before = Snapshot(self.model) if self.device == "cpu" else None
+        self.optimizer.zero_grad()
         outputs = self.forward(images)
         loss = loss_of(self.loss, outputs, targets, images)
-        value = loss.item()
-        if not math.isfinite(value):
+        if before is not None and not math.isfinite(value := loss.item()):
             explain(self, before, images, targets, f"the loss became {value}")
-        self.optimizer.zero_grad()
+        self._backward(loss)
+        self._update(before, images, targets)
+        self.tally.add(loss, len(images), count_correct(outputs, targets))
+
+    def _backward(self, loss: Any) -> None:
         if self.l1:
             weights = [p for p in self.model.parameters() if p.ndim > 1]
             loss = loss + nn.l1_penalty(weights, self.l1)
         loss.backward()
-        self._clip_gradients(before, images, targets)
-        self.optimizer.step()
-        if self.max_norm is not None:
-            optim.max_norm_((p for p in self.model.parameters() if p.requires_grad), self.max_norm)
-        if self.scheduler is not None and self.scheduler_step == "batch":
-            self.scheduler.step()
-        self.means.add(value, len(images), count_correct(outputs, targets))
 
-    def _clip_gradients(self, before: Snapshot, images: Any, targets: Any) -> None:
+    def _update(self, before: Snapshot | None, images: Any, targets: Any) -> None:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         if self.clip_value is not None:
             optim.clip_grad_value_(parameters, self.clip_value)
         if self.clip_norm is not None:
             norm = float(optim.clip_grad_norm_(parameters, self.clip_norm))
             if not math.isfinite(norm):
-                explain(self, before, images, targets, f"the norm of the gradient became {norm}")
+                what = f"the norm of the gradient became {norm}"
+                if before is None:
+                    explain_late(self, self.batch + 1, what)
+                explain(self, before, images, targets, what)
+        self.optimizer.step()
+        if self.max_norm is not None:
+            optim.max_norm_((p for p in self.model.parameters() if p.requires_grad), self.max_norm)
+        if self.scheduler is not None and self.scheduler_step == "batch":
+            self.scheduler.step()
 
     def _finish_epoch(self) -> None:
-        row: dict[str, Any] = {"epoch": self.epoch + 1, "loss": self.means.loss}
-        if self.means.accuracy is not None:
-            row["accuracy"] = self.means.accuracy
+        means = self.means
+        row: dict[str, Any] = {"epoch": self.epoch + 1, "loss": means.loss}
+        if means.accuracy is not None:
+            row["accuracy"] = means.accuracy
         if self.validation is not None:
             result = evaluate(self.forward, self.validation, loss=self.loss)
             row["validation_loss"] = result.loss
@@ -128,14 +166,15 @@ class Run:
                 row["validation_accuracy"] = result.accuracy
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         row["seconds"] = self.seconds
-        row["images_per_second"] = self.means.images / self.seconds if self.seconds else 0.0
+        row["images_per_second"] = means.images / self.seconds if self.seconds else 0.0
         if self.scheduler is not None and self.scheduler_step == "epoch":
             if isinstance(self.scheduler, optim.lr_scheduler.ReduceLROnPlateau):
                 self.scheduler.step(row.get("validation_loss", row["loss"]))
             else:
                 self.scheduler.step()
         self.history.append(row)
-        self.epoch, self.batch, self.means, self.seconds = self.epoch + 1, 0, Means(), 0.0
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        self.tally.means = Means()
         self._tell("on_epoch")
         if self.interrupted and self.epoch < self.epochs:
             self._interrupt()
@@ -187,7 +226,7 @@ class Run:
             if name in state["callbacks"]:  # a Checkpoint may be new here
                 callback.load_state_dict(state["callbacks"][name])
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
-        self.means.load_state_dict(state["means"])
+        self.tally.means.load_state_dict(state["means"])
         self.history.rows = list(state["history"])
         self.stop = state["stop"]
         minicnn.set_rng_state(state["random"])
@@ -230,6 +269,7 @@ def fit(
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
     compile: bool = True,
+    device: str | None = None,
     configuration: dict[str, Any] | None = None,
 ) -> History:
     """Train `model` for `epochs` over `train_loader`, which yields (images, targets). Gives the History.
@@ -245,11 +285,13 @@ def fit(
     resume: a file to go on from, bit for bit as if there had been no break; True: from `checkpoint` if it
     exists, else begin. metrics: JSON Lines file. progress: None a bar on a terminal and a line per epoch
     elsewhere, True the same bar anywhere, False nothing. compile: run the model by `minicnn.compile`, which
-    changes speed and the last bits of results. configuration: plain values that are kept in the
-    checkpoint and must be the same on resume.
+    changes speed and the last bits of results. device: "cpu" or "cuda", where the model, the optimizer's
+    state and the loss are moved and stay; default: where the model is. Batches follow by themselves.
+    configuration: plain values that are kept in the checkpoint and must be the same on resume.
 
     Raises ValueError for arguments that make no sense, TrainingError when loss or weights stop being
-    finite, CheckpointError when a checkpoint does not fit, TrainingInterrupted after Ctrl-C.
+    finite, CheckpointError when a checkpoint does not fit, TrainingInterrupted after Ctrl-C. For a device
+    that is not here it raises ImportError or RuntimeError, which say what is missing.
     """
     if epochs < 1:
         raise ValueError(f"fit: expected epochs >= 1, got {epochs}")
@@ -274,6 +316,7 @@ def fit(
         max_norm=max_norm,
         l1=l1,
         compile=compile,
+        device=device,
         configuration=configuration,
     )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):

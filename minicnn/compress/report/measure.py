@@ -6,6 +6,7 @@ its tables included, without entropy coding. What a file really takes is known w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from math import ceil, prod
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from minicnn.compress.select import WEIGHTED
 from minicnn.graph import cost, trace
 from minicnn.nn.module import TRANSFORMS, Module
 from minicnn.nn.transform import Transform, find
-from minicnn.training.evaluate import evaluate, inference
+from minicnn.training.evaluate import device_of, evaluate, inference
 
 BINS = 41  # of a histogram; odd, so that zero has a bin of its own
 _FLOAT = 32
@@ -47,6 +48,8 @@ def measure(model: Module, loader: Any, *, class_names: Any = None) -> dict[str,
     if evaluation.confusion is not None:
         numbers["accuracy"] = evaluation.accuracy
         numbers["per_class"] = evaluation.by_class(class_names)
+    if device_of(model) != "cpu":
+        model = copy.deepcopy(model).cpu()  # weights are looked at one by one
     with inference(model):
         macs = _macs(model, images[:1])
         numbers["layers"] = [_layer(name, layer, macs.get(name, 0)) for name, layer in _owners(model)]
