@@ -98,7 +98,7 @@ print("of average pooling:\n", x.grad.numpy()[0, 0])
 #
 # Convolutions and dense layers are *linear*: twice the input gives twice the output. A chain of linear maps is one linear map, however
 # long. So after each comes a bend. $\mathrm{relu}(x) = \max(0, x)$ costs nothing, and its slope is 1 wherever it lets something through.
-# Older bends flatten out at both ends, and where a curve is flat no gradient comes through.
+# (GELU is a smooth relative.) Older bends flatten out at both ends, and where a curve is flat no gradient comes through.
 
 # %%
 x = np.linspace(-4, 4, 201)
@@ -221,7 +221,7 @@ viz.curves(losses, xlabel="prediction minus target", title="Three losses for num
 # ## A whole network, looked through
 #
 # Convolution, bend, pooling; again; then dense. The *graph* is what the engine recorded of one run: each box an operation, with the shape of
-# its result and its number of multiplications.
+# its result and its number of multiplications (*MAC*: a product that is added to a sum).
 
 # %%
 model = nn.Sequential(
@@ -260,7 +260,7 @@ names = test_set.class_names
 viz.saliency(model, images, labels, [names[label] for label in labels.tolist()])
 
 # %% [markdown]
-# And is everything in it of use? A *dead* unit answers zero to every image: its ReLU never opens, so no gradient comes through, and it
+# And is everything in it of use? A *dead* unit (a neuron, or a filter with its whole map) answers zero to every image: its ReLU never opens, so no gradient comes through, and it
 # will never learn again. A learning rate that is too large can kill many at once.
 
 # %%

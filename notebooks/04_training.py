@@ -184,7 +184,13 @@ lines = {}
 for batch_size, lr in ((count, 0.3), (256, 0.1), (32, 0.1), (4, 0.02)):
     losses, accuracy = train(batch_size, lr, epochs=epochs)
     lines[f"batches of {batch_size}: test accuracy {accuracy:.1%}"] = smooth(losses, batch_size)
-viz.curves(lines, xlabel="images seen", title="The same images, in steps of different size", logarithmic=True)
+viz.curves(
+    lines,
+    xlabel="images seen",
+    title="The same images, in steps of different size",
+    logarithmic=True,
+    legend_beside=True,
+)
 
 # %% [markdown]
 # The full gradient makes only as many steps as there are epochs: exact, and nowhere. Small batches make many cheap steps.
@@ -200,7 +206,7 @@ lines = {}
 for lr in (0.001, 0.01, 0.1, 1.0):
     losses, accuracy = train(64, lr)
     lines[f"{lr}: test accuracy {accuracy:.1%}"] = smooth(losses, 64)
-viz.curves(lines, xlabel="images seen", title="Learning rates", logarithmic=True)
+viz.curves(lines, xlabel="images seen", title="Learning rates", logarithmic=True, legend_beside=True)
 
 # %% [markdown]
 # Too small is slow; too large is rough, and a little more is a catastrophe. A good rate is often found just below the

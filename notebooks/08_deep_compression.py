@@ -256,7 +256,7 @@ print(f"{(folder / 'model.mcnn').stat().st_size:,} bytes on disk")
 
 # %% [markdown]
 # The accuracies on the web come from 8,000 images and few epochs, those with `MINICNN_FAST=1` from 2,000. With the whole of MNIST and careful
-# schedules the paper reached 40 times for this network without a loss; `python -m bench.experiments lenet` measures that here, on real files.
+# schedules the paper reached 40 times for this network without a loss; `python -m bench.experiments deep-compression` measures that here, on real files.
 #
 # ## What was learnt
 #

@@ -275,7 +275,7 @@ for step, wait in ((1, True), (1, False), (-1, False)):
     print(f"neighbour {step:+}, {'with' if wait else 'without'} waiting: {wrong} of {WIDTH} are wrong")
 
 # %% [markdown]
-# The simulator plays threads in rising order, each until it waits or ends. So without waiting, nearly all see too little when they look *ahead*, and all but one are right when they look *back*: the same mistake, once shown and once hidden.
+# The simulator plays threads in rising order, each until it waits or ends. So without waiting, nearly all see too little when they look *ahead*, and nearly all are right when they look *back*: the same mistake, once shown and once hidden.
 # On a GPU it is the other way about for both: a warp writes together before it reads together, so within 32 threads *nothing* goes wrong. With 256 threads it goes wrong at the borders of the warps, on some days.
 #
 # Another race that the simulator hides altogether. All threads add to *one* number:
