@@ -5,11 +5,9 @@ from __future__ import annotations
 from test_cuda import in_simulator
 
 START = """
-import sys
 import numpy as np
 from minicnn_kernels.cuda.driver import cuda, kernel, launch_blocks
 from minicnn_kernels.cuda.instructions import *
-sys.setswitchinterval(1e-5)  # the simulator polls its threads: let each have its turn soon
 rng = np.random.default_rng(0)
 """
 

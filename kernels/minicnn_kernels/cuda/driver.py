@@ -11,7 +11,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import config
@@ -29,9 +29,10 @@ if not SIMULATED and importlib.util.find_spec("numba_cuda") is None:
 from numba import cuda  # noqa: E402  (reads the setting above)
 
 __all__ = [
-    "BLOCK", "KERNELS", "SIMULATED", "Kernel", "atan2", "ceil", "cos", "cuda", "device_function", "erf",
-    "event", "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel", "launch", "launch_blocks", "log",
-    "log1p", "log2", "require_device", "rint", "sin", "sqrt", "stream", "tan", "tanh", "trunc",
+    "BLOCK", "KERNELS", "SIMULATED", "Elements", "Kernel", "atan2", "ceil", "cos", "cuda",
+    "device_function", "erf", "event", "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel", "launch",
+    "launch_blocks", "log", "log1p", "log2", "require_device", "rint", "sin", "sqrt", "stream", "tan", "tanh",
+    "trunc",
 ]  # fmt: skip
 
 BLOCK = 1 if SIMULATED else 256  # threads of a block, where the kernel does not care
@@ -39,8 +40,7 @@ _MOST_BLOCKS = 2 if SIMULATED else 132 * 16  # of a grid-stride kernel: an H100 
 
 
 if SIMULATED:
-    simulator.run_single_threads_in_place()
-    simulator.let_shared_arrays_be_aligned()
+    simulator.install()
 
 
 class Kernel:
@@ -63,7 +63,7 @@ class Kernel:
             configured = self.compiled[grid, block, stream()]
             if not SIMULATED:  # there the kernel itself holds the newest configuration
                 self._configured[grid, block] = configured
-        configured(*arguments)
+        configured(*(x.given() if isinstance(x, Elements) else x for x in arguments))
 
 
 KERNELS: list[Kernel] = []
@@ -91,6 +91,37 @@ def device_function(function: Callable) -> Callable:
     The simulator puts itself in the place of `cuda` in the file of the kernel that runs, and there only.
     """
     return function if SIMULATED else cuda.jit(device=True)(function)
+
+
+class Elements(NamedTuple):
+    """An array as `launch` takes it: a stretch of device memory, which stays taken until then.
+
+    memory: the lease of `storage.py`. Of a copy that is made for one launch nothing else may be left, and
+    what is given back would be handed out to the next such copy of the same launch. seen_as: another type
+    for the same bytes.
+    """
+
+    memory: Any
+    first: int
+    end: int
+    seen_as: Any = None
+
+    def view(self, dtype: Any) -> Elements:
+        """The same bytes as elements of another type."""
+        return self._replace(seen_as=dtype)
+
+    def given(self) -> Any:
+        """What the kernel gets.
+
+        On a GPU there may be more behind the end: kernels are told how many to touch, and cutting a device
+        array takes Python longer than launching. The simulator cuts, and so sees a kernel that reads too far.
+        """
+        elements = self.cut() if SIMULATED or self.first else self.memory.elements
+        return elements if self.seen_as is None else elements.view(self.seen_as)
+
+    def cut(self) -> Any:
+        """These elements and no more, of their own type."""
+        return self.memory.elements[self.first : self.end]
 
 
 def launch(kernel: Kernel, size: int, *arguments: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn_kernels.cuda.driver import Elements
 from minicnn_kernels.cuda.gemm import gemm
 from minicnn_kernels.cuda.reduction import sum as total
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
@@ -94,7 +95,7 @@ def _operand(x: DeviceArray) -> tuple[Any, tuple[int, ...]]:
     batches = math.prod(x.shape[:-2])
     if batches != 1 or min(x.strides) < 0:
         x = dense(x)
-    return x.memory.elements[x.offset :], (
+    return Elements(x.memory, x.offset, x.memory.elements.size), (
         x.shape[-2] * x.shape[-1] if batches != 1 else 0,
         0,
         *x.strides[-2:],

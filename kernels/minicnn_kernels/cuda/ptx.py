@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import sigutils
-from numba.cuda import cgutils  # type: ignore[attr-defined]  (numba-cuda has it, its ancestor in Numba not)
+from numba.cuda import cgutils  # type: ignore[attr-defined]  # numba-cuda has it, its ancestor not
 from numba.cuda.extending import intrinsic
 
 __all__ = ["address", "instruction", "load", "load4", "shared_address", "store4", "words"]

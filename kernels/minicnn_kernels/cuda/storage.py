@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda.driver import SIMULATED, cuda, kernel, launch, require_device, stream
+from minicnn_kernels.cuda.driver import Elements, cuda, kernel, launch, require_device, stream
 from minicnn_kernels.device_array import DeviceArray
 
 __all__ = [
@@ -90,19 +90,9 @@ def computed_in(dtype: Any) -> np.dtype:
     return dtype
 
 
-def flat(x: DeviceArray) -> Any:
-    """The elements of an array in C order, one-dimensional, as a kernel takes them.
-
-    On a GPU there may be more behind them: kernels are told how many to touch, and cutting a device array
-    takes Python longer than launching. The simulator cuts, and so sees a kernel that reads too far.
-    """
-    if SIMULATED or x.offset:
-        return _cut(x)
-    return x.memory.elements
-
-
-def _cut(x: DeviceArray) -> Any:
-    return x.memory.elements[x.offset : x.offset + x.size]
+def flat(x: DeviceArray) -> Elements:
+    """The elements of an array in C order, one-dimensional, as a launch takes them."""
+    return Elements(x.memory, x.offset, x.offset + x.size)
 
 
 def to_device(array: np.ndarray) -> DeviceArray:
@@ -110,7 +100,7 @@ def to_device(array: np.ndarray) -> DeviceArray:
     require_device()
     result = empty(array.shape, array.dtype)
     if array.size:
-        _cut(result).copy_to_device(np.ascontiguousarray(array).reshape(-1), stream=stream())
+        flat(result).cut().copy_to_device(np.ascontiguousarray(array).reshape(-1), stream=stream())
         stream().synchronize()  # the host's array may change or vanish after this
     return result
 
@@ -119,7 +109,7 @@ def to_host(x: DeviceArray) -> np.ndarray:
     """A copy of a device array in host memory, after all kernels that write it."""
     if not x.size:
         return np.empty(x.shape, x.dtype)
-    result = _cut(dense(x)).copy_to_host(stream=stream())
+    result = flat(dense(x)).cut().copy_to_host(stream=stream())
     stream().synchronize()
     return result.reshape(x.shape)
 
@@ -153,15 +143,20 @@ def copy_strided(result: DeviceArray, x: DeviceArray) -> None:
     launch(
         _copy_strided,
         result.size,
-        result.memory.elements,
+        _all(result),
         result.offset,
         ours,
-        x.memory.elements,
+        _all(x),
         x.offset,
         theirs,
         shape,
         result.size,
     )
+
+
+def _all(x: DeviceArray) -> Elements:
+    """All of the memory that x is a view of."""
+    return Elements(x.memory, 0, x.memory.elements.size)
 
 
 def _merged(result: DeviceArray, x: DeviceArray) -> tuple[tuple[int, ...], ...]:
