@@ -352,6 +352,7 @@ for name, seconds in times.items():
 # %% [markdown]
 # Winograd's way saves multiplications, but in NumPy each of its steps is a walk through memory, and memory is slower than
 # arithmetic. In the engine the transforms happen in registers. Notebook 10 climbs that ladder step by step.
+# (The times on the web are those of 64 images, on two cores. With `MINICNN_FAST=1` in the environment there are 16.)
 #
 # ## Walking back
 #

@@ -52,6 +52,15 @@ def test_notebook_ends_with_what_was_learnt_and_three_questions(source: Path) ->
     assert [line[:2] for line in questions.splitlines() if line[:1].isdigit()] == ["1.", "2.", "3."]
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_with_a_short_run_says_what_comes_from_the_long_one(source: Path) -> None:
+    cells = jupytext.read(source).cells
+    code, text = (
+        "\n".join(cell.source for cell in cells if cell.cell_type == kind) for kind in ("code", "markdown")
+    )
+    assert ("FAST" in code) == ("`MINICNN_FAST=1`" in text)
+
+
 # The numbered listings of the five articles; article 002 has a single one, in which six things happen.
 LISTINGS = {
     "000": ["4.1", "4.2", "4.3", "4.4", "4.5", "4.6"],
