@@ -27,6 +27,7 @@
 import os
 
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")  # before Numba is imported
+os.environ.setdefault("MINICNN_SIMULATED_THREADS", "2")  # more than one: races are looked for (see below)
 
 import importlib.util
 import subprocess
@@ -295,7 +296,30 @@ print("the sum of 1 ... 32 is", x.sum(), "and all threads together found", total
 
 # %% [markdown]
 # Right, in the simulator, and *wrong on every GPU*. `total[0] += x[i]` is three acts: read, add, write. When 32 threads read the same old value, add their own number and write, one of them wins and 31 numbers are lost.
-# There is no test that finds this here; one has to *think*: for each place in memory, who else writes it, and what makes them wait?
+# No result shows it here. One has to *think*: for each place in memory, who else writes it, and what makes them wait?
+#
+# That thought can be left to a program. While threads take turns, write down every access to memory: which thread, reading or writing, and after how many waits. Two accesses to one place, one of them a write, by different threads with no wait between, are a race, whether or not the result is right
+# this time. minicnn has such a simulator, which is on from here:
+
+# %%
+if SIMULATED:
+    from minicnn_kernels.cuda import simulator
+
+    simulator.install()  # in place of Numba's; minicnn does so by itself when it first uses the device
+    suspects = {
+        "sum_by_a_race": lambda: sum_by_a_race[2, 16](total, x),
+        "take_neighbour +1, waiting": lambda: take_neighbour[1, WIDTH](out, x, 1, True),
+        "take_neighbour -1": lambda: take_neighbour[1, WIDTH](out, x, -1, False),
+    }
+    for name, launch in suspects.items():
+        try:
+            launch()
+            print(f"{name}: no race\n")
+        except RuntimeError as error:
+            print(f"{name}: {error}\n")
+
+# %% [markdown]
+# (The numbers behind the files are lines of a cell.) Besides, it starts shared memory as NaN, so that what nobody wrote does not look like a number, and complains if some threads wait where others never come.
 #
 # `cuda.atomic.add(total, 0, x[i])` makes the three acts one, and is right. But then threads add in the order in which they happen to come, sums of floats depend on the order (notebook 02), and two runs give different bits. minicnn wants
 # the same bits every time, so it uses neither, but a tree.
@@ -661,7 +685,7 @@ def saxpy(y, factor, x):
 array = types.Array(types.float32, 1, "C")
 ptx, _ = compile_kernel(saxpy, types.void(array, types.float32, array), cc=(9, 0), device=False, abi="numba", output="ptx")
 print(len(ptx.splitlines()), "lines of PTX; those that touch memory or compute with floats:")
-print("\\n".join(line for line in ptx.splitlines() if re.search(r"global|f32|tid", line) and "." in line and "%" in line))
+print("\\n".join(line for line in ptx.splitlines() if re.search(r"global.f32|fma|%.?tid", line)))
 """
 if importlib.util.find_spec("numba_cuda") is None:
     print(
@@ -684,7 +708,7 @@ else:
 # st.global.f32  [%rd65], %f4;           // y[i] = ...
 # ```
 #
-# There is no array, no bounds check and no Python left. What costs something: before each of these loads stand six instructions that compute its address, two of them because an index in Python may be
+# There is no array, no bounds check and no Python left, and the compiler has written the round four times in a row, to ask less often whether the loop is over. What costs something: before each of these loads stand six instructions that compute its address, two of them because an index in Python may be
 # negative (`x[-1]`). `f64` in such a listing is a mistake in the kernel: somewhere a number was not float32. `python -m minicnn_kernels.cuda.code` shows for every kernel of minicnn how many registers and how much shared memory it takes, and fails if one computes with doubles
 # or has so many numbers at once that they *spill* from registers into slow memory.
 #
@@ -695,12 +719,12 @@ else:
 # - A kernel is run by many threads that differ in their place only; spare threads must do nothing, and a grid-stride loop works with any number of them.
 # - The 32 threads of a warp read together: neighbours should read neighbours.
 # - Shared memory saves walks to slow memory, if everybody waits twice: until it is full, and until it has been read. Registers save walks to shared memory.
-# - A race is a place that one thread writes while another reads or writes it, with no wait between. Tests find some; an argument finds all.
+# - A race is a place that one thread writes while another reads or writes it, with no wait between. A right result proves nothing; noting every access finds the races of that run, an argument all of them.
 # - Sums in a fixed order give the same bits in every run; atomic additions do not.
-# - The simulator checks what a program means, not how fast it is, nor whether its types are narrow, nor all of its races.
+# - A simulator checks what a program means, not how fast it is, nor whether its types are narrow.
 #
 # ## Questions
 #
 # 1. In `matmul_plain`, exchange `row` and `column` in `row, column = cuda.grid(2)`. Results stay right. What happens to the sectors? Count them with `Recorded`.
-# 2. Take the *second* `syncthreads` out of `matmul_tiled`. Does the simulator notice? Which two threads are in each other's way? And why would a GPU hardly notice if a block had just 32 threads?
+# 2. Take the *second* `syncthreads` out of `matmul_tiled`. What does the simulator say? Which two threads are in each other's way? And why would a GPU hardly notice if a block had just 32 threads?
 # 3. A kernel takes 128 registers and blocks of 256 threads. How many threads are there at once in a multiprocessor? What would you try first, if it waits for memory most of the time?
