@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,23 @@ __all__ = [
 ]
 
 _WORD = 1 << 64
+
+
+class _Heard(threading.local):
+    draws: list[tuple[Generator, int, tuple[int, int]]] | None = None
+
+
+_heard = _Heard()
+
+
+@contextmanager
+def drawn() -> Iterator[list[tuple[Generator, int, tuple[int, int]]]]:
+    """(generator, size, what it gave) of every `reserve` of this thread within the block, in order."""
+    previous, _heard.draws = _heard.draws, []
+    try:
+        yield _heard.draws
+    finally:
+        _heard.draws = previous
 
 
 class Generator:
@@ -79,7 +98,10 @@ class Generator:
         with self._lock:
             offset = self._offset
             self._offset = (offset + blocks) % _WORD
-            return self._seed, offset
+            place = self._seed, offset
+        if _heard.draws is not None:
+            _heard.draws.append((self, size, place))
+        return place
 
     def _draw(self, size: int) -> tuple[int, int]:
         """`reserve` for numbers that leave as a plain array: a recorder hears of it, for no op makes them."""

@@ -115,13 +115,18 @@ def reduce(op: str, losses: Tensor, reduction: str) -> Tensor:
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def check_targets(op: str, target: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """`target` as int64. Raises TypeError unless it is whole numbers, ValueError for one outside [0, C)."""
+def check_targets(op: str, target: Tensor, classes: int, ignore_index: int, *, values: bool = True) -> Tensor:
+    """`target` as int64. values: whether they are looked at.
+
+    Raises TypeError unless it is whole numbers, ValueError for one outside [0, C).
+    """
     if not isinstance(target, Tensor) or target.dtype.kind not in "iu":
         got = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(
             f"{scope.where(op)}: expected target of class indices (int64), got {got}; convert it with .long()"
         )
+    if not values:
+        return target if target.dtype == int64 else target.to(int64)
     array = target.data
     k = kernels.of(array)
     outside = k.logical_and(k.logical_or(k.lt(array, 0), k.ge(array, classes)), k.ne(array, ignore_index))
@@ -177,7 +182,8 @@ def cross_entropy(
     input: logits (N, C), (C,) or (N, C, d1, ...). target: classes, integers of the same shape without C, or
     probabilities, floats of the shape of input. weight: (C,), a factor per class. ignore_index: targets that
     do not count. 'mean' divides by the sum of the targets' weights (for probabilities by N d1 ...).
-    Raises ValueError for shapes that do not fit or targets outside [0, C), TypeError for dtypes.
+    Raises ValueError for shapes that do not fit or targets outside [0, C), TypeError for dtypes. On device
+    "cuda", which would have to be waited for, such a target makes the loss NaN.
     """
     op = "cross_entropy"
     classes = _check_scores(op, input, weight)
@@ -188,7 +194,9 @@ def cross_entropy(
         return _cross_entropy_of_probabilities(
             input, target, weight, ignore_index, reduction, label_smoothing
         )
-    target = check_targets(op, target, classes, ignore_index)
+    # Where looking would make a device wait, its kernel answers NaN to a target outside [0, C).
+    looking = not isinstance(target, Tensor) or target.device == "cpu"
+    target = check_targets(op, target, classes, ignore_index, values=looking)
     _check_index_shape(op, input, target)
     losses = CrossEntropy.apply(
         _rows(input),

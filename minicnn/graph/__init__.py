@@ -9,11 +9,13 @@ from minicnn.graph.fuse import fuse
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.graph.lifetimes import Life, lifetimes, memory_table, peak_bytes
 from minicnn.graph.plan import Plan
+from minicnn.graph.step import CompiledStep, compile_step
 from minicnn.graph.trace import TraceError, record, trace
 
 __all__ = [
     "CompileWarning",
     "CompiledModule",
+    "CompiledStep",
     "Cost",
     "Graph",
     "Life",
@@ -22,6 +24,7 @@ __all__ = [
     "TraceError",
     "Value",
     "compile",
+    "compile_step",
     "cost",
     "dot",
     "fold_constants",

@@ -54,7 +54,7 @@ class _State:
                 buffer.copy_(value)
 
 
-class _Watch:
+class Watch:
     """Whether a model still is as a plan found it: the same modules, attributes and hooks, object by object.
 
     It compares references: a few microseconds for a net of ten layers, where `_kind_of_call` takes thirty.
@@ -91,7 +91,7 @@ class _Entry(NamedTuple):
 
     plan: Plan
     container: Callable
-    watch: _Watch
+    watch: Watch
 
     def run(self, inputs: tuple[Tensor, ...]) -> Any:
         """What the model returns."""
@@ -116,7 +116,7 @@ class CompiledModule:
         model = self._model
         if self._refused or options or scope.watch.recorder is not None:
             return model(*inputs, **options)
-        signature = _signature(inputs)
+        signature = signature_of(inputs)
         if self._latest is not None:
             latest, entry = self._latest
             if latest == signature and entry.watch.sees_no_change():
@@ -126,7 +126,7 @@ class CompiledModule:
             return model(*inputs)
         if key in self._plans:
             self._plans.move_to_end(key)
-            entry = self._plans[key] = self._plans[key]._replace(watch=_Watch(model))
+            entry = self._plans[key] = self._plans[key]._replace(watch=Watch(model))
             self._latest = signature, entry
             return entry.run(inputs)
         before = _State(model)
@@ -144,7 +144,7 @@ class CompiledModule:
         if self._refused is not None:
             return model(*inputs)
         container = tuple if isinstance(outcome, tuple) else list if isinstance(outcome, list) else Tensor
-        self._plans[key] = _Entry(Plan(fuse(graph), model), container, _Watch(model))
+        self._plans[key] = _Entry(Plan(fuse(graph), model), container, Watch(model))
         if len(self._plans) > _PLANS:
             self._plans.popitem(last=False)
         return self(*inputs)
@@ -153,7 +153,7 @@ class CompiledModule:
         """What a plan depends on beside values; None if no plan can serve the call."""
         if not all(isinstance(x, Tensor) for x in inputs):
             return None
-        key: list[Any] = [_signature(inputs)]
+        key: list[Any] = [signature_of(inputs)]
         for module in self._model.modules():
             if module._forward_hooks or module._forward_pre_hooks:
                 return None
@@ -182,7 +182,7 @@ class CompiledModule:
         return f"compiled {self._model!r}"
 
 
-def _signature(inputs: tuple) -> tuple:
+def signature_of(inputs: tuple) -> tuple:
     """What a plan depends on, of the call alone."""
     return is_grad_enabled(), *[(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in inputs]
 

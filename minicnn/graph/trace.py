@@ -22,6 +22,7 @@ from minicnn.graph.ir import Graph, Node, Value
 from minicnn.tensor import Tensor, as_tensor
 
 _ENGINE = (
+    str(Path(kernels.__file__).parent),
     *(str(Path(scope.__file__).parent / part) for part in ("tensor.py", "function", "graph", "nn/module.py")),
     str(Path(np.__file__).parent),
 )
@@ -83,7 +84,7 @@ class _Tracer:
 
     def draw(self, size: int) -> None:
         raise TraceError(
-            f"trace: {_line_of_caller()}: random numbers drawn by the forward pass would be the same in "
+            f"trace: {line_of_caller()}: random numbers drawn by the forward pass would be the same in "
             f"every run; use dropout, pass them as an input, or run it without tracing"
         )
 
@@ -92,12 +93,12 @@ class _Tracer:
         if value is None or value.kind not in ("input", "result"):
             return  # a constant or a parameter does not depend on the sample
         raise TraceError(
-            f"trace: {_line_of_caller()}: Python reads a computed value through Tensor.{how}, so the forward "
+            f"trace: {line_of_caller()}: Python reads a computed value through Tensor.{how}, so the forward "
             f"pass depends on the data; compute with tensors (minicnn.where), or run it without tracing"
         )
 
 
-def _line_of_caller() -> str:
+def line_of_caller() -> str:
     """File, line and text of the innermost frame outside of the engine and NumPy: the model's own code."""
     for frame, line in traceback.walk_stack(sys._getframe(1)):
         filename = frame.f_code.co_filename

@@ -21,6 +21,7 @@ import minicnn
 import minicnn_kernels as kernels
 from minicnn import nn, optim
 from minicnn.data.on_device import on_device
+from minicnn.graph import compile_step
 from minicnn.nn.transform import attached, detach
 from minicnn.training.anomaly import Snapshot, explain, explain_late
 from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
@@ -66,6 +67,8 @@ class Run:
         loader = on_device(loader, self.device)
         self.model, self.loader, self.optimizer, self.loss = model, loader, optimizer, loss
         self.forward = minicnn.compile(model) if compile else model
+        # On a device the same launches for every batch of a shape; on the host it is called as it is.
+        self._learn = compile_step(self._learn_batch, model, loss) if compile else self._learn_batch
         self.epochs, self.validation = epochs, validation
         self.scheduler, self.scheduler_step = scheduler, scheduler_step
         self.clip_norm, self.clip_value, self.max_norm, self.l1 = clip_norm, clip_value, max_norm, l1
@@ -121,15 +124,31 @@ class Run:
 
         On a device the loss is not looked at, since that would stop it until the step is done: `means` does.
         """
-        before = Snapshot(self.model) if self.device == "cpu" else None
         self.optimizer.zero_grad()
-        outputs = self.forward(images)
-        loss = loss_of(self.loss, outputs, targets, images)
-        if before is not None and not math.isfinite(value := loss.item()):
+        if self.device != "cpu":
+            classified = self._learn(images, targets)
+            self.tally.count(len(images), classified)
+            self._update(None, images, targets)
+            return
+        before = Snapshot(self.model)
+        outputs, loss = self._loss_of_batch(images, targets)
+        if not math.isfinite(value := loss.item()):
             explain(self, before, images, targets, f"the loss became {value}")
         self._backward(loss)
         self._update(before, images, targets)
         self.tally.add(loss, len(images), count_correct(outputs, targets))
+
+    def _learn_batch(self, images: Any, targets: Any) -> bool:
+        """What a device does for a batch before the optimizer's step. Gives whether there are classes."""
+        outputs, loss = self._loss_of_batch(images, targets)
+        self._backward(loss)
+        correct = count_correct(outputs, targets)
+        self.tally.note(loss, correct)
+        return correct is not None
+
+    def _loss_of_batch(self, images: Any, targets: Any) -> tuple[Any, Any]:
+        outputs = self.forward(images)
+        return outputs, loss_of(self.loss, outputs, targets, images)
 
     def _backward(self, loss: Any) -> None:
         if self.l1:

@@ -94,7 +94,7 @@ class _Loan(Lease):
     __slots__ = ("place",)
 
     def __init__(self, place: _Place, home: deque) -> None:
-        super().__init__(place.elements, home)
+        super().__init__(place.elements, home, None)
         self.place = place
 
     def __del__(self) -> None:

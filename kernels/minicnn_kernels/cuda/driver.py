@@ -8,9 +8,11 @@ are NumPy's, which answer infinity and NaN as the hardware does where `math` rai
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +31,10 @@ if not SIMULATED and importlib.util.find_spec("numba_cuda") is None:
 from numba import cuda  # noqa: E402  (reads the setting above)
 
 __all__ = [
-    "BLOCK", "KERNELS", "SIMULATED", "Elements", "Kernel", "atan2", "ceil", "cos", "cuda",
-    "device_function", "erf", "event", "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel", "launch",
-    "launch_blocks", "log", "log1p", "log2", "require_device", "rint", "sin", "sqrt", "stream", "tan", "tanh",
-    "trunc",
+    "BLOCK", "KERNELS", "SIMULATED", "Elements", "Kernel", "Launch", "atan2", "ceil", "cos", "cuda",
+    "device_function", "erf", "event", "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel",
+    "launch", "launch_blocks", "listening", "log", "log1p", "log2", "repeated", "require_device", "rint",
+    "sin", "sqrt", "stream", "tan", "tanh", "trunc",
 ]  # fmt: skip
 
 BLOCK = 1 if SIMULATED else 256  # threads of a block, where the kernel does not care
@@ -57,15 +59,40 @@ class Kernel:
         self._configured: dict[tuple, Callable] = {}
 
     def run(self, grid: Any, block: int, arguments: tuple) -> None:
+        """Launch it, and let a recording know: of the memory itself, which `Elements` would keep taken."""
+        given = tuple(x.given() if isinstance(x, Elements) else x for x in arguments)
+        if listening.recording is not None:
+            listening.recording.launches.append(Launch(self, grid, block, given))
+        self.run_unheard(grid, block, given)
+
+    def run_unheard(self, grid: Any, block: int, given: tuple) -> None:
         """Launch it. Numba keeps 128 configurations of all kernels together, a training step has more."""
         configured = self._configured.get((grid, block))
         if configured is None:
             configured = self.compiled[grid, block, stream()]
             if not SIMULATED:  # there the kernel itself holds the newest configuration
                 self._configured[grid, block] = configured
-        configured(*(x.given() if isinstance(x, Elements) else x for x in arguments))
+        configured(*given)
 
 
+class Launch(NamedTuple):
+    """A launch that was recorded, to be done again."""
+
+    kernel: Kernel
+    grid: Any
+    block: int
+    given: tuple
+
+    def run(self) -> None:
+        """Launch the kernel again, on the same memory."""
+        self.kernel.run_unheard(self.grid, self.block, self.given)
+
+
+class _Listening(threading.local):
+    recording: Any = None  # a `recording.Recording`, while this thread's launches are recorded
+
+
+listening = _Listening()
 KERNELS: list[Kernel] = []
 
 
@@ -144,6 +171,28 @@ def stream() -> Any:
     it cannot be captured as a graph.
     """
     return cuda.stream()
+
+
+def repeated(launches: Sequence[Launch]) -> Callable[[], None]:
+    """A function that does these launches again: one CUDA graph; in the simulator one launch after another.
+
+    Each kernel must have run before: nothing may be compiled or loaded while a graph is captured.
+    """
+
+    def one_by_one() -> None:
+        for launch in launches:
+            launch.run()
+
+    if SIMULATED:
+        return one_by_one
+    ours = importlib.import_module("cuda.core").Stream.from_handle(int(stream()))  # numba-cuda brings it
+    builder = ours.create_graph_builder().begin_building()
+    try:
+        one_by_one()
+    finally:  # else the stream would be captured for ever
+        builder.end_building()
+    graph = builder.complete()
+    return lambda: graph.launch(ours)
 
 
 def event() -> Any:

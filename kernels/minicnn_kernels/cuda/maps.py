@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from minicnn_kernels.cuda.driver import Kernel, cuda, device_function, kernel, launch
-from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device, to_device
+from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device, upload
 from minicnn_kernels.device_array import DeviceArray
 
 __all__ = ["Map", "constant", "elementwise", "with_numbers"]
@@ -97,7 +97,7 @@ def _typed(x: Any, dtype: np.dtype) -> DeviceArray:
 @functools.lru_cache(maxsize=256)
 def constant(value: Any, dtype: Any) -> DeviceArray:
     """A number as a 0-d array on the device; the same one for the same number, so nobody may write to it."""
-    return to_device(np.asarray(value, dtype))
+    return upload(np.asarray(value, dtype))
 
 
 def _pattern(shape: tuple[int, ...], result: tuple[int, ...]) -> tuple[int, int] | None:

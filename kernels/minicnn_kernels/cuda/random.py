@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda.driver import cuda, device_function, kernel, launch
+from minicnn_kernels.cuda.driver import cuda, device_function, kernel, launch, listening
 from minicnn_kernels.cuda.storage import empty, flat
 from minicnn_kernels.device_array import DeviceArray
 from minicnn_kernels.reference.random import random_blocks
@@ -28,7 +28,11 @@ def dropout_mask(shape: Any, p: float, seed: int, offset: int) -> DeviceArray:
     keep = empty(tuple(shape), np.bool_)
     threshold, key = np.uint64(round(p * 2**32)), np.uint64(seed & (1 << 64) - 1)
     blocks = -(-math.prod(shape) // 4)
-    launch(_keep, blocks, flat(keep), threshold, key, np.uint64(offset), keep.size, blocks)
+    if listening.recording is None:
+        launch(_keep, blocks, flat(keep), threshold, key, np.uint64(offset), keep.size, blocks)
+    else:  # every repetition has numbers of its own
+        numbers, place = listening.recording.late(int(key), offset)
+        launch(_keep_late, blocks, flat(keep), threshold, numbers, place, keep.size, blocks)
     return keep
 
 
@@ -45,10 +49,23 @@ def _philox(seed, counter):
     return c0, c1, c2, c3
 
 
+@device_function
+def _keep_block(keep, threshold, seed, offset, block, size):
+    words = _philox(seed, offset + np.uint64(block))
+    for i in range(4):
+        if 4 * block + i < size:
+            keep[4 * block + i] = words[i] >= threshold
+
+
 @kernel("boolean[::1], uint64, uint64, uint64, int64, int64")
 def _keep(keep, threshold, seed, offset, size, blocks):
     for block in range(cuda.grid(1), blocks, cuda.gridsize(1)):
-        words = _philox(seed, offset + np.uint64(block))
-        for i in range(4):
-            if 4 * block + i < size:
-                keep[4 * block + i] = words[i] >= threshold
+        _keep_block(keep, threshold, seed, offset, block, size)
+
+
+@kernel("boolean[::1], uint64, int64[::1], int64, int64, int64")
+def _keep_late(keep, threshold, numbers, place, size, blocks):
+    """`_keep` with seed and offset from device memory, where a recording writes new ones."""
+    for block in range(cuda.grid(1), blocks, cuda.gridsize(1)):
+        seed, offset = np.uint64(numbers[place]), np.uint64(numbers[place + 1])
+        _keep_block(keep, threshold, seed, offset, block, size)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda.driver import Elements, cuda, kernel, launch, require_device, stream
+from minicnn_kernels.cuda.driver import Elements, cuda, kernel, launch, listening, require_device, stream
 from minicnn_kernels.device_array import DeviceArray
 
 __all__ = [
     "Lease", "Pool", "cast", "clear", "computed_in", "copy_strided", "dense", "empty", "flat", "on_device",
-    "to_device", "to_host",
+    "to_device", "to_host", "upload",
 ]  # fmt: skip
 
 _TYPES = frozenset(np.dtype(name) for name in ("float32", "bool", "uint8", "int8", "int16", "int32", "int64"))
@@ -40,10 +40,10 @@ class Pool:
         with self._lock:
             waiting = self.unused.setdefault((dtype, length), deque())
         try:
-            return Lease(waiting.pop(), waiting)
+            return Lease(waiting.pop(), waiting, self)
         except IndexError:
             require_device()
-            return Lease(cuda.device_array(length, dtype), waiting)
+            return Lease(cuda.device_array(length, dtype), waiting, self)
 
     def clear(self) -> None:
         """Give it all back to the driver."""
@@ -54,14 +54,21 @@ class Pool:
 class Lease:
     """One piece of device memory while arrays view it; when it dies, it is appended to `home`."""
 
-    __slots__ = ("elements", "home")
+    __slots__ = ("_elements", "home", "owner")
 
-    def __init__(self, elements: Any, home: deque) -> None:
-        self.elements, self.home = elements, home
+    def __init__(self, elements: Any, home: deque, owner: Any) -> None:
+        self._elements, self.home, self.owner = elements, home, owner
+
+    @property
+    def elements(self) -> Any:
+        """The memory, for a launch or a copy. A recording that will use it again keeps it."""
+        if listening.recording is not None:
+            listening.recording.hold(self)
+        return self._elements
 
     def __del__(self) -> None:
         # No lock here: this may run inside the garbage collector. deque.append is atomic.
-        self.home.append(self.elements)
+        self.home.append(self._elements)
 
 
 _pool = Pool()
@@ -76,7 +83,9 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> DeviceArray:
     """An uninitialised array in C order. Raises TypeError for types that this back end does not compute
     in."""
     dtype = computed_in(dtype)
-    return DeviceArray(_pool.take(dtype, math.prod(shape)), dtype, tuple(shape))
+    recording = listening.recording
+    pool = _pool if recording is None else recording.pool
+    return DeviceArray(pool.take(dtype, math.prod(shape)), dtype, tuple(shape))
 
 
 def computed_in(dtype: Any) -> np.dtype:
@@ -97,8 +106,16 @@ def flat(x: DeviceArray) -> Elements:
 
 def to_device(array: np.ndarray) -> DeviceArray:
     """A copy of a NumPy array on the device. Raises TypeError for types that it does not compute in."""
+    if listening.recording is not None:
+        listening.recording.refuse(f"an array of shape {array.shape} is copied from the host")
+    return upload(array)
+
+
+def upload(array: np.ndarray) -> DeviceArray:
+    """`to_device` for a constant: its memory is outside of any recording, which will find it unchanged."""
     require_device()
-    result = empty(array.shape, array.dtype)
+    dtype = computed_in(array.dtype)
+    result = DeviceArray(_pool.take(dtype, array.size), dtype, array.shape)
     if array.size:
         flat(result).cut().copy_to_device(np.ascontiguousarray(array).reshape(-1), stream=stream())
         stream().synchronize()  # the host's array may change or vanish after this
@@ -107,6 +124,8 @@ def to_device(array: np.ndarray) -> DeviceArray:
 
 def to_host(x: DeviceArray) -> np.ndarray:
     """A copy of a device array in host memory, after all kernels that write it."""
+    if listening.recording is not None:
+        listening.recording.refuse(f"an array of shape {x.shape} is read by the host")
     if not x.size:
         return np.empty(x.shape, x.dtype)
     result = flat(dense(x)).cut().copy_to_host(stream=stream())

@@ -1,0 +1,216 @@
+"""Steps recorded and repeated on device "cuda": python tests/cuda_recording.py NAME, in the simulator.
+
+`test_cuda_recording.py` runs each in a process of its own. A repetition is compared with the function itself,
+bit for bit. What a GPU captures as a graph is the very record that the simulator repeats.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import cuda_step
+import numpy as np
+
+import minicnn
+import minicnn_kernels as kernels
+from minicnn import graph, nn, optim
+from minicnn_kernels.cuda import maps, storage
+
+rng = np.random.default_rng(0)
+BATCHES = [
+    tuple(
+        minicnn.tensor(array).cuda()
+        for array in (rng.standard_normal((n, 1, 8, 8), np.float32), rng.integers(0, 5, n))
+    )
+    for n in (4, 4, 3, 4, 4, 3, 3, 4)
+]
+
+
+@functools.cache
+def fresh() -> nn.Module:
+    minicnn.manual_seed(0)
+    with kernels.use("reference"):
+        return cuda_step.network()
+
+
+def network() -> nn.Module:
+    return copy.deepcopy(fresh()).cuda()
+
+
+def losses(
+    model: nn.Module, compiled: bool, change: Callable[[nn.Module, int], None] = lambda model, i: None
+) -> tuple[list[Any], Any]:
+    """(loss of every batch, and all weights and buffers after it; the step). change: before batch i."""
+    forward = minicnn.compile(model)
+
+    def learn(images: Any, labels: Any) -> Any:
+        loss = nn.functional.cross_entropy(forward(images), labels)
+        loss.backward()
+        return loss, "learnt"
+
+    step = graph.compile_step(learn, model) if compiled else learn
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
+    minicnn.manual_seed(1)
+    found: list[Any] = []
+    for i, (images, labels) in enumerate(BATCHES):
+        change(model, i)
+        optimizer.zero_grad()
+        seen = model[1].running_mean._version.count
+        loss, said = step(images, labels)
+        assert said == "learnt"
+        assert (model[1].running_mean._version.count > seen) is model.training, "the tape watches buffers"
+        found.append(loss.detach())  # read at the end: a result is not overwritten by the next call
+        optimizer.step()
+        schedule.step()
+    state = [value.cpu().numpy() for value in model.state_dict().values()]
+    return [*(loss.item() for loss in found), minicnn.get_rng_state(), *state], step
+
+
+def same(change: Callable[[nn.Module, int], None] = lambda model, i: None) -> Any:
+    """The step, which gave what the function itself gives."""
+    expected, _ = losses(network(), False, change)
+    found, step = losses(network(), True, change)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=change.__name__)
+    return step
+
+
+def a_repetition_has_the_bits_of_the_function() -> None:
+    step = same()
+    assert len(step.recordings()) == 2, "one for each shape"
+    assert all(recording.refusal is None for recording in step.recordings())
+
+
+def spoil_the_pool(model: nn.Module, i: int) -> None:
+    """Fill all memory that is not in use with something that would show."""
+    maps.constant.cache_clear()
+    spoilt = [
+        kernels.to_device(np.full(elements.size, 77, dtype), "cuda")
+        for (dtype, _), unused in list(storage._pool.unused.items())
+        for elements in list(unused)
+    ]
+    del spoilt
+
+
+def memory_of_a_recording_is_lent_to_nobody() -> None:
+    assert len(same(spoil_the_pool).recordings()) == 2
+
+
+def changes_of_the_model_are_seen() -> None:
+    def rebind(model: nn.Module, i: int) -> None:
+        if i == 4:  # memory that the recording does not know, and the old one is soon used for other things
+            model[-1].weight.data = kernels.of(model[-1].weight.data).copy(model[-1].weight.data)
+        spoil_the_pool(model, i)
+
+    def freeze(model: nn.Module, i: int) -> None:
+        model[0].weight.requires_grad_(i < 4)
+
+    def option(model: nn.Module, i: int) -> None:
+        model[-2].p = 0.25 if i < 4 else 0.5
+
+    def mode(model: nn.Module, i: int) -> None:
+        model.train(i not in (2, 4))
+
+    def overwrite(model: nn.Module, i: int) -> None:
+        if i == 4:
+            model.load_state_dict(fresh().state_dict())
+
+    for change in (rebind, freeze, option, mode, overwrite):
+        assert not same(change)._refused, change.__name__
+
+    def always(model: nn.Module, i: int) -> None:
+        model.note = object()  # which a forward pass could look at
+
+    assert not same(always).recordings()
+
+
+def a_gradient_that_is_there_is_added_to() -> None:
+    totals = []
+    for compiled in (False, True):
+        model = network()
+        model[-2].p = 0.0
+
+        def learn(images: Any, labels: Any) -> None:
+            nn.functional.cross_entropy(model(images), labels).backward()  # noqa: B023
+
+        step = graph.compile_step(learn, model) if compiled else learn
+        for first, second in ((0, 1), (3, 4), (4, 7), (7, 0)):
+            model.zero_grad()
+            step(*BATCHES[first])
+            step(*BATCHES[second])
+        totals.append(model[0].weight.grad.cpu().numpy())
+    np.testing.assert_array_equal(*totals)
+
+
+def evaluation_is_repeated_too() -> None:
+    model = network().eval()
+
+    def answer(images: Any) -> Any:
+        with minicnn.no_grad():
+            return model(images)
+
+    step = graph.compile_step(answer, model)
+    kept = [step(images) for images, _ in BATCHES if len(images) == 4]
+    expected = [answer(images) for images, _ in BATCHES if len(images) == 4]
+    for ours, theirs in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(ours.cpu().numpy(), theirs.cpu().numpy())
+    assert len(step.recordings()) == 1
+
+
+def what_cannot_be_recorded_says_why_and_is_right() -> None:
+    model = network()
+    hooked = network()
+    hooked[0].register_forward_hook(lambda module, inputs, output: None)
+
+    def reads(images: Any, labels: Any) -> float:
+        return nn.functional.cross_entropy(model(images), labels).item()
+
+    def copies(images: Any, labels: Any) -> Any:
+        return images.sum() + kernels_sum(np.ones(3, np.float32))
+
+    def kernels_sum(array: np.ndarray) -> Any:
+        return minicnn.tensor(array).cuda().sum()
+
+    def draws(images: Any, labels: Any) -> Any:
+        minicnn.random.default_generator.reserve(4)
+        return images.sum()
+
+    def forgets(images: Any, labels: Any) -> Any:
+        return model(images).sum()
+
+    def calls(images: Any, labels: Any) -> Any:
+        with minicnn.no_grad():
+            return hooked(images)
+
+    for step, words in (
+        (reads, "cuda_recording.py, line"),
+        (copies, "copied from the host"),
+        (draws, "outside of dropout"),
+        (forgets, "backward comes after the step"),
+        (calls, "hooks"),
+    ):
+        owner = hooked if step is calls else model
+        compiled = graph.compile_step(step, owner)
+        for i in range(4):
+            minicnn.manual_seed(i)
+            expected = step(*BATCHES[0])
+            minicnn.manual_seed(i)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                found = compiled(*BATCHES[0])
+            texts = [str(warning.message) for warning in said]
+            assert (len(texts) == 1 and words in texts[0]) if i == 1 else not texts, (step.__name__, i, texts)
+            if isinstance(expected, minicnn.Tensor):
+                assert found.requires_grad == expected.requires_grad
+                found, expected = (x.detach().cpu().numpy() for x in (found, expected))
+            np.testing.assert_array_equal(found, expected)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
