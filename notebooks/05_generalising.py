@@ -142,7 +142,7 @@ print("right")
 # %% [markdown]
 # ## More images: augmentation
 #
-# A boot that is mirrored, or moved by two pixels, is still a boot. So show the network a slightly changed picture each time.
+# A boot that is mirrored, moved by a pixel or has a hole is still a boot. So show the network a slightly changed picture each time.
 # It never sees the same one twice. One must know what may be changed: a mirrored letter is no letter.
 
 # %%
@@ -166,22 +166,23 @@ viz.curves(
     {name: history["validation_loss"] for name, history in remedies.items()},
     ylabel="loss on test images",
     title="Remedies",
+    legend_beside=True,
 )
 
 # %% [markdown]
-# Look at the distance between the two accuracies, and at how the test loss ends. Without a remedy the network is right on every training
+# Look at the distance between the two accuracies, and at how the test loss ends. Without a remedy the network is right on nearly every training
 # image, and its test loss is the worst of all; each remedy gives up some of the former and wins some of the latter. The accuracy on
 # test images moves little: from 800 images there is only so much to be learnt. Remedies can be combined.
 #
 # ## Normalizing: batch norm
 #
 # Each layer changes while the one before it changes: it learns from inputs whose size and middle drift. *Batch normalization*
-# fixes that. For each channel it subtracts the mean $\mu$ over the batch (and all pixels), divides by the spread, and then lets the
-# network choose a scale $\gamma$ and a shift $\beta$ itself:
+# fixes that. For each channel it subtracts the mean $\mu$ over the batch (and all pixels), divides by the spread $\sigma$ (the root of the variance
+# $\sigma^2$, the mean square distance from $\mu$), and then lets the network choose a scale $\gamma$ and a shift $\beta$ itself:
 #
 # $$ y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta, \qquad x, y: (N, C, H, W), \quad \mu, \sigma^2, \gamma, \beta: (C). $$
 #
-# A single image has no batch. So in training the layer keeps *running* means of $\mu$ and $\sigma^2$, and uses these in `eval`.
+# The tiny $\varepsilon = 10^{-5}$ keeps the division from one by zero. A single image has no batch. So in training the layer keeps *running* means of $\mu$ and $\sigma^2$, and uses these in `eval`.
 #
 # ### Exercise 3: batch norm
 
@@ -232,7 +233,7 @@ viz.curves(lines, title="With batch norm, learning begins at once", ylabel="trai
 # 2016) let every block only *add* something to its input, $y = x + f(x)$. The derivative is $1 + f'$, and the gradient has a way around
 # all blocks.
 #
-# Sixteen layers of 64 units, once as a chain and once with residuals. The bars show the gradient of each layer's weights beside the
+# Sixteen layers of 64 units, once as a chain and once with residuals. The lines show the gradient of each layer's weights beside the
 # weights themselves, before any training.
 
 

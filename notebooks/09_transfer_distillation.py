@@ -212,6 +212,7 @@ with viz.style.sheet(width=10, height=2.8) as sheet:
             everything.class_names, F.softmax(logits / temperature, dim=1).numpy()[0], color=viz.style.BLUE
         )
         axes.set_title(f"temperature {temperature}", fontsize=9)
+        axes.set_xlabel("probability", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.invert_yaxis()
 sheet
