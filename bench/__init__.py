@@ -11,10 +11,12 @@
     python -m bench startup               imports, and the time to a first finished batch, warm and cold
     python -m bench deploy                bits counted, channels removed, what sparse weights are worth
     python -m bench goals                 all of these beside the goals for speed (goals.py), in one table
+    python -m bench gpu                   everything that needs a GPU, in one run of under ten minutes
     python -m bench ladder                from naive loops to register tiles, and the machine's limits
     pytest bench/test_ops.py              single kernels against the reference and PyTorch (pytest-benchmark)
 
     --quick                               a selection with few and short bursts: two minutes, rough figures
+    --simulate                            of gpu: all its parts at tiny sizes, without a GPU
     --nets W1,W2 --threads 1 --engines minicnn,torch
 
 How the times are taken: every engine lives in a process of its own and keeps its model, input and thread

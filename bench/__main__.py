@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, help="bursts per engine; default: the command's own")
     parser.add_argument("--quick", action="store_true", help="a selection, or fewer and shorter bursts")
     parser.add_argument("--parts", type=names(PARTS), help="of the goals, to measure anew; default: all")
+    parser.add_argument("--simulate", action="store_true", help="of gpu: try its parts without one")
     parser.add_argument("--output", type=Path, help="the JSON file; default bench/results/NAME-TIME.json")
     arguments = vars(parser.parse_args())
     what, output = arguments.pop("what"), arguments.pop("output")
@@ -72,11 +73,11 @@ def main() -> None:
     print(f"{record.describe(facts)}\n")
     results = command.measure(options)
     print(command.table(results))
-    if what == "goals" and output is None and not options.quick:
-        output = record.RESULTS / "goals.json"
+    if what in ("goals", "gpu") and output is None and not (options.quick or options.simulate):
+        output = record.RESULTS / f"{what}.json"
     path = record.write(what, facts, results, output, quick=options.quick)
     print(f"\nwritten to {path}")
-    if what == "goals":
+    if what in ("goals", "gpu"):
         note = "A quick run: a selection, and rough figures.\n\n" if options.quick else ""
         text = f"{note}{command.table(results)}\n"
         path.with_suffix(".md").write_text(text, encoding="utf-8")

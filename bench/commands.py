@@ -18,7 +18,8 @@ from bench.peers.integers import ENGINES as INTEGERS
 class Options:
     """What was asked for on the command line. engines and rounds: None for the command's own.
 
-    parts: of the goals, to be measured anew while the record keeps the others; None: all.
+    parts: of the goals, to be measured anew while the record keeps the others; None: all. simulate: try the
+    parts for a GPU without one.
     """
 
     nets: Sequence[str]
@@ -28,6 +29,7 @@ class Options:
     rounds: int | None = None
     quick: bool = False
     parts: Sequence[str] | None = None
+    simulate: bool = False
 
     def pace(self, rounds: int, quick_rounds: int, burst_seconds: float) -> dict[str, Any]:
         """How often, and for how long: arguments of the measuring functions."""
@@ -198,6 +200,18 @@ def _goals_table(results: dict[str, Any]) -> str:
     return goals.table(results)
 
 
+def _gpu(options: Options) -> dict[str, Any]:
+    from bench import gpu  # loads the kernels
+
+    return gpu.measure(simulate=options.simulate)
+
+
+def _gpu_table(results: dict[str, Any]) -> str:
+    from bench import gpu
+
+    return gpu.table(results)
+
+
 PARTS = (
     "steps",
     "forward",
@@ -226,4 +240,5 @@ COMMANDS: dict[str, Command] = {
     "deploy": Command(_deploy, _deploy_table),
     "ladder": Command(_ladder, _ladder_table),
     "goals": Command(_goals, _goals_table),
+    "gpu": Command(_gpu, _gpu_table),
 }

@@ -244,10 +244,11 @@ GOALS = (
 
 def judge(results: Results) -> list[dict[str, Any]]:
     """Every goal with its figures, the worst of them, and the verdict."""
-    return [_judged(goal, goal.find(results)) for goal in GOALS]
+    return [judged(goal, goal.find(results)) for goal in GOALS]
 
 
-def _judged(goal: Goal, figures: Sequence[Figure]) -> dict[str, Any]:
+def judged(goal: Goal, figures: Sequence[Figure]) -> dict[str, Any]:
+    """A goal with its figures, the worst of them, and the verdict."""
     entry = {"row": goal.row, "against": goal.against, "goal": goal.goal, "stretch": goal.stretch}
     entry |= {"unit": goal.unit, "less_is_better": goal.less}
     if not figures:

@@ -27,24 +27,29 @@ def available_cores() -> int:
 def machine() -> dict[str, Any]:
     """The processor, its vector extensions, cores, memory, system and library versions."""
     model, flags = _cpuinfo()
-    versions = {"python": platform.python_version()}
-    for package in (*_OURS, *_PEERS):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     facts: dict[str, Any] = {
         "cpu": model,
         "vector_features": [flag for flag in flags if flag.startswith(_VECTOR_FEATURES)],
         "cores": available_cores(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **versions((*_OURS, *_PEERS))},
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     if hasattr(os, "getloadavg"):
         facts["load_average_before"] = round(os.getloadavg()[0], 2)
     return facts
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _cpuinfo() -> tuple[str, list[str]]:
