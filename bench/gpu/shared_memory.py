@@ -60,17 +60,22 @@ def integers(*shape: int, low: int = -5, high: int = 6) -> Any:
 
 def products() -> None:
     """Tiles of every size and arithmetic, with edges that fill no tile; a convolution on them."""
-    sides = (3, 9) if driver.SIMULATED else (33, 150, 1500)
-    for precision in algorithms.ALGORITHMS.get("matmul", []):
-        with algorithms.using("matmul", precision):
-            for side in sides:
-                cuda.matmul(normal(side, 5), normal(5, side + 1))
-                cuda.matmul(normal(8, side).permuted((1, 0)), normal(side + 1, 8).permuted((1, 0)))
+    matrices()
+    if "matmul" in algorithms.ALGORITHMS:
+        with algorithms.using("matmul", "tf32"):
+            matrices()
     window = ((1, 1), (1, 1), (1, 1), 1)
     x, weight = normal(2, 3, 5, 5), normal(4, 3, 3, 3)
     grad = cuda.conv2d_forward(x, weight, None, *window)
     cuda.conv2d_backward_input(grad, weight, x.shape, *window)
     cuda.conv2d_backward_weight(grad, x, weight.shape, *window)
+
+
+def matrices() -> None:
+    """Products of both memory orders."""
+    for side in (3, 9) if driver.SIMULATED else (33, 150, 1500):
+        cuda.matmul(normal(side, 5), normal(5, side + 1))
+        cuda.matmul(normal(8, side).permuted((1, 0)), normal(side + 1, 8).permuted((1, 0)))
 
 
 def reductions() -> None:
