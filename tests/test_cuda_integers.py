@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from simulated import in_simulator
 
 HEADER = """
@@ -140,7 +142,7 @@ for window in (
     ((2, 2), (1, 1), (1, 1), (9, 9), False),
 ):
     same("integer_max_pool2d_forward", q(2, 3, 9, 9), *window)
-lattices = number(0.037), 12, number(0.0021), 200, number(0.051), 3, 3, 240
+lattices = np.float32(0.037), 12, number(0.0021), 200, number(0.051), 3, 3, 240
 same("integer_add_forward", q(2, 3, 9, 9), q(2, 3, 9, 9), *lattices)
 same("integer_lookup", q(2, 5), rng.standard_normal(256).astype(np.float32))
 same("integer_lookup", q(2, 5), q(256))
@@ -150,3 +152,8 @@ deep = np.full((1, 70000), 255, np.uint8), np.full((1, 70000), 127, np.int8)
 same("integer_linear_forward", *deep, None, number(1), 250, None, 0, 0)
 """
     in_simulator("-c", HEADER + program)
+
+
+def test_a_quantized_network_has_the_bits_of_the_host_in_every_layer_and_as_a_file():
+    program = str(Path(__file__).parent / "cuda_lattice.py")
+    assert in_simulator(program) == "equal"

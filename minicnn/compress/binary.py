@@ -52,7 +52,7 @@ class _Signs(Transform):
 
     def lattice(self) -> tuple[Tensor, Tensor]:
         """The scale in force and the zero point, both () or (channels,)."""
-        return self.scale, Tensor(kernels.backend("reference").full(self.scale.shape, 0, int32))
+        return self.scale, Tensor(kernels.of(self.scale.data).full(self.scale.shape, 0, int32))
 
     def extra_repr(self) -> str:
         return "" if self.channels is None else f"{self.channels} channels"

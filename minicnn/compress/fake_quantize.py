@@ -104,8 +104,9 @@ class FakeQuantize(Transform):
         return scale, self.zero_point
 
     def set_range(self, low: Any, high: Any) -> None:
-        """Take the lattice for values from `low` to `high`: numbers or arrays () or (channels,)."""
-        k = kernels.backend("reference")
+        """Take the lattice for values from `low` to `high`: numbers, or arrays () or (channels,) on the
+        quantizer's device."""
+        k = kernels.of(self.low.data)
         for buffer, bound in ((self.low, low), (self.high, high)):
             k.copy_into(buffer.data, bound)
             buffer.mark_changed()
@@ -116,7 +117,11 @@ class FakeQuantize(Transform):
             own.mark_changed()
 
     def observe(self, value: Tensor, *, least_error: bool = False) -> None:
-        """Take the lattice for the range of `value`, or the one whose squared error is least."""
+        """Take the lattice for the range of `value`, or the one whose squared error is least.
+
+        The quantizer moves to the device of `value`.
+        """
+        self.to(value.device)
         k = kernels.of(value.data)
         if least_error:
             self.set_range(*k.least_error_values(value.data, self.axis, *self.rule))

@@ -65,7 +65,10 @@ class Moving(Observer):
 
 
 class Histogram(Observer):
-    """Counts of all values in 4,096 bins around 0, whose width doubles when one comes that lies outside."""
+    """Counts of all values in 4,096 bins around 0, whose width doubles when one comes that lies outside.
+
+    They are kept, and searched, in host memory, wherever the values are.
+    """
 
     bins = 4096
 
@@ -75,11 +78,12 @@ class Histogram(Observer):
         self.low = self.high = 0.0
 
     def see(self, value: Tensor) -> None:
-        k = kernels.of(value.data)
+        k = kernels.of(self.counts)
         low, high = extremes(value)
         while max(-low, high) > self.width * self.bins / 2:
             self.counts, self.width = k.widen(self.counts), 2 * self.width
-        self.counts = k.add(self.counts, k.histogram(value.data, self.width, self.bins))
+        more = kernels.of(value.data).histogram(value.data, self.width, self.bins)
+        self.counts = k.add(self.counts, kernels.to_host(more))
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def within(self, low: float, high: float) -> Range:
@@ -141,7 +145,7 @@ def make_observer(observer: str | Callable[[], Observer]) -> Observer:
 def extremes(value: Tensor) -> Range:
     """Smallest and largest element, widened to hold 0. Raises ValueError if one is infinite or no number."""
     k = kernels.of(value.data)
-    low, high = (float(bound) for bound in k.value_range(value.data, None))
+    low, high = (float(kernels.to_host(bound)) for bound in k.value_range(value.data, None))
     if not (math.isfinite(low) and math.isfinite(high) and k.all_finite(value.data)):
         raise ValueError(f"an activation of shape {value.shape} is infinite or no number")
     return low, high

@@ -39,7 +39,7 @@ class Program:
 
     def __call__(self, *arrays: Any) -> tuple[Any, ...]:
         """The outputs for the inputs."""
-        backend = kernels.of(FLOAT32)
+        backend = kernels.of(*arrays, FLOAT32)
         made = self._made.get(backend)
         if made is None:
             made = self._made[backend] = backend.IntegerProgram(*self._row)

@@ -1,24 +1,27 @@
 """verify: whether a file gives the numbers of the model that it was made of, layer by layer, image by image.
 
 The model runs in eval mode; the file's integers run by the reference, by every route of the cpu's kernels,
-and as the file is run when it is called. Every value is compared: of one on a lattice the number that its
-integer stands for. A quantized model must agree to the bit (0 and -0 counting as one), with layers between
-that are left in floats, too; without any lattice, the result of a file may differ by rounding.
+on a GPU where there is one, and as the file is run when it is called. Every value is compared: of one on a
+lattice the number that its integer stands for. A quantized model must agree to the bit (0 and -0 counting as
+one), with layers between that are left in floats, too; without any lattice, the result of a file may differ
+by rounding.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 import minicnn_kernels as kernels
 from minicnn.deploy.artefact import Artefact, load
+from minicnn.deploy.engine import Program, RunProgram, serves, with_programs
 from minicnn.deploy.integers import Integers, to_integers
 from minicnn.deploy.lower import lower, of_any_batch
 from minicnn.functions.integer import IntegerOp
@@ -125,6 +128,10 @@ def verify(
                     ways.append((f"cpu, {name}, as one program", name, lambda x: {result: free(x)}))
                 else:
                     found.skipped[f"cpu, {name}"] = reason
+            if "cuda" in kernels.devices():
+                whole_graph = Integers(with_programs(integers.graph), {})
+                ways.append(("cuda", None, _Values(integers, "cuda")))
+                ways.append(("cuda, as one program", None, _Values(whole_graph, "cuda")))
         found.routes = [Route(name) for name, _, _ in ways]
         for images in chain([first], batches):
             expected = whole.values(images)
@@ -176,11 +183,14 @@ class _Model:
 class _Values:
     """A Graph on integers, run op by op, those on integers by one back end: every value as floats.
 
-    layers: of the values, those that compute them here, where a pooling may be part of a convolution.
+    layers: of the values, those that compute them here, where a pooling may be part of a convolution. What is
+    no op on integers runs on the host; on "cuda" values go there and back for every op or program.
     """
 
     def __init__(self, integers: Integers, backend: str) -> None:
         self.integers, self.backend = integers, backend
+        nodes = integers.graph.nodes if backend == "cuda" else []
+        self.programs = {node: program for node in nodes if (program := _program_of(node)) is not None}
         producers = integers.graph.producers()
         self.layers = {
             value: producers[stored].layer
@@ -189,7 +199,7 @@ class _Values:
         }
 
     def __call__(self, images: Tensor) -> dict[Value, np.ndarray]:
-        known = _run(self.integers.graph, images, self.backend)
+        known = _run(self.integers.graph, images, self.backend, self.programs)
         found = {value: kernels.to_host(tensor.data) for value, tensor in known.items()}
         for value, (stored, lattice) in self.integers.stored.items():
             if stored in found:
@@ -197,11 +207,36 @@ class _Values:
         return found
 
 
-def _run(graph: Graph, images: Tensor, integers_by: str = "cpu") -> dict[Value, Tensor]:
-    """All results of a Graph, node by node. integers_by: the back end for ops on integers."""
+def _program_of(node: Node) -> Program | None:
+    """A node on integers as a program, which brings its weights to the device once; None for any other."""
+    if node.op is RunProgram:
+        return node.options["program"]
+    if not serves(node):
+        return None
+    moving = [value for value in node.values if value.kind in ("input", "result")]
+    return Program([node], list(dict.fromkeys(moving)), node.outputs)
+
+
+def _run(
+    graph: Graph,
+    images: Tensor,
+    integers_by: str = "cpu",
+    on_device: Mapping[Node, Program] = MappingProxyType({}),
+) -> dict[Value, Tensor]:
+    """All results of a Graph, node by node. integers_by: the back end for ops on integers.
+
+    on_device: the nodes that run there, and as what.
+    """
     known = {graph.inputs[0]: images}
     with no_grad():
         for node in graph.nodes:
+            if node in on_device:
+                moving = [value for value in node.values if value.kind in ("input", "result")]
+                arrays = [kernels.to_device(known[x].data, "cuda") for x in dict.fromkeys(moving)]
+                with kernels.use("cuda"):
+                    results = tuple(Tensor(kernels.to_host(array)) for array in on_device[node](*arrays))
+                known.update(zip(node.outputs, results, strict=True))
+                continue
             chosen = kernels.use(integers_by) if issubclass(node.op, IntegerOp) else nullcontext()
             with chosen:
                 results = run(node, *(known[x] for x in node.values if x.kind != "constant"))

@@ -15,7 +15,7 @@ import minicnn_kernels as kernels
 from minicnn.function import Function
 
 FLOAT32 = np.zeros((), np.float32)
-"""Integers are served by the back end that answers for this."""
+"""Integers in host memory are served by the back end that answers for this."""
 
 
 class IntegerOp(Function):
@@ -24,7 +24,7 @@ class IntegerOp(Function):
     kernel: ClassVar[str]
 
     def forward(self, *arrays: Any, **options: Any) -> Any:
-        return getattr(kernels.of(FLOAT32), self.kernel)(*arrays, *options.values())
+        return getattr(kernels.of(*arrays, FLOAT32), self.kernel)(*arrays, *options.values())
 
 
 class IntegerConv2d(IntegerOp):

@@ -212,8 +212,9 @@ def _inside(y: Any, scale: Any, zero_point: Any, qmin: int, qmax: int) -> Any:
     if scale is None:
         return None
     k = kernels.of(y)
-    low, high = (k.mul(k.sub(k.full((), bound, y.dtype), zero_point), scale) for bound in (qmin, qmax))
-    return k.logical_and(k.gt(y, k.cast(low, y.dtype)), k.lt(y, k.cast(high, y.dtype)))
+    zero = k.cast(zero_point, y.dtype)
+    low, high = (k.mul(k.sub(k.full((), bound, y.dtype), zero), scale) for bound in (qmin, qmax))
+    return k.logical_and(k.gt(y, low), k.lt(y, high))
 
 
 class ScaleGradient(Function):

@@ -21,7 +21,7 @@ class Parameter(Tensor):
     __slots__ = ("keep",)
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        if not isinstance(data, np.ndarray):
+        if not isinstance(data, (np.ndarray, kernels.DeviceArray)):
             data = data.data if isinstance(data, Tensor) else tensor(data).data
         super().__init__(data, requires_grad)
         self.keep: Tensor | None = None

@@ -16,7 +16,7 @@ import numpy as np
 from minicnn_kernels.cuda.driver import cuda, kernel, launch, rint
 from minicnn_kernels.cuda.finish import as_bytes, as_floats
 from minicnn_kernels.cuda.instructions import dot4_signed
-from minicnn_kernels.cuda.maps import constant
+from minicnn_kernels.cuda.maps import typed
 from minicnn_kernels.cuda.pairs import product
 from minicnn_kernels.cuda.pooling import max_pool2d_forward
 from minicnn_kernels.cuda.quantization import dequantize, quantize
@@ -122,10 +122,10 @@ def integer_add_forward(
     qmin: int,
     qmax: int,
 ) -> DeviceArray:
-    """The sum of two lattices, uint8 of one shape, on a third; scales are 0-d float32."""
-    on_device("integer_add", a, b)
+    """The sum of two lattices, uint8 of one shape, on a third; scales are 0-d float32 or numbers."""
+    on_device("integer_add", a, b, a_scale, b_scale, y_scale)
     y = empty(a.shape, np.uint8)
-    scales = (flat(_on_device(scale)) for scale in (a_scale, b_scale, y_scale))
+    scales = (flat(typed(scale, np.float32)) for scale in (a_scale, b_scale, y_scale))
     zeros = int(a_zero), int(b_zero), int(y_zero)
     launch(_add, y.size, flat(y), flat(dense(a)), flat(dense(b)), *scales, *zeros, qmin, qmax, y.size)
     return y
@@ -181,11 +181,6 @@ _KERNELS: dict[str, Any] = {
 def _moved(call: IntegerCall) -> IntegerCall:
     arguments = tuple(to_device(x) if isinstance(x, np.ndarray) else x for x in call.arguments)
     return call._replace(arguments=arguments)
-
-
-def _on_device(number: Any) -> DeviceArray:
-    """A 0-d array or a number, as the former."""
-    return number if isinstance(number, DeviceArray) else constant(float(number), np.float32)
 
 
 def _products(

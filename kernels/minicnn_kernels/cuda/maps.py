@@ -19,7 +19,7 @@ from minicnn_kernels.cuda.driver import Kernel, cuda, device_function, kernel, l
 from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device, upload
 from minicnn_kernels.device_array import DeviceArray
 
-__all__ = ["Map", "constant", "elementwise", "with_numbers"]
+__all__ = ["Map", "constant", "elementwise", "typed", "with_numbers"]
 
 
 def elementwise(specification: Callable, types: Any, formula: Callable) -> Callable[..., DeviceArray]:
@@ -58,7 +58,7 @@ class Map:
     def __call__(self, *operands: Any) -> DeviceArray:
         on_device(self.name, *operands)
         *types, result_type = _resolved(self.types, *(_type_of(x) for x in operands))
-        arrays = [_typed(x, dtype) for x, dtype in zip(operands, types, strict=True)]
+        arrays = [typed(x, dtype) for x, dtype in zip(operands, types, strict=True)]
         if len({x.shape for x in arrays}) == 1:
             result = empty(arrays[0].shape, result_type)
             launch(self.same_shape, result.size, flat(result), *(flat(dense(x)) for x in arrays), result.size)
@@ -88,7 +88,8 @@ def _resolved(types: Any, *operands: Any) -> tuple[np.dtype, ...]:
     return types(*operands)
 
 
-def _typed(x: Any, dtype: np.dtype) -> DeviceArray:
+def typed(x: Any, dtype: Any) -> DeviceArray:
+    """An array or a number as an array of this type, itself where it is one."""
     if isinstance(x, DeviceArray):
         return x if x.dtype == dtype else cast(x, dtype)
     return constant(x, dtype)

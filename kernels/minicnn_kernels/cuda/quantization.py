@@ -1,7 +1,7 @@
 """Masks and fake quantization, with the very bits of the cpu: no product here meets a sum that could fuse.
 
 The arithmetic is written down in `reference/quantization.py`; division is rounded as IEEE has it, and rint to
-even. scale and zero_point are 0-d, or (C,) along `axis`.
+even. scale and zero_point are 0-d arrays or numbers, or (C,) along `axis`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from minicnn_kernels.cuda.driver import Kernel, cuda, device_function, kernel, launch, rint
 from minicnn_kernels.cuda.elementwise import where
+from minicnn_kernels.cuda.maps import typed
 from minicnn_kernels.cuda.reduction import sum as total
 from minicnn_kernels.cuda.shape import copy_into
 from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device
@@ -86,6 +87,7 @@ def _on_lattice(
 ) -> DeviceArray:
     """Run a kernel on arrays of one shape; element i belongs to channel i // after % channels."""
     on_device("quantization", *arrays, scale, zero_point)
+    scale, zero_point = typed(scale, np.float32), typed(zero_point, np.int32)
     shape = result.shape
     after = (
         math.prod(shape[axis % len(shape) + 1 :]) if axis is not None and scale.ndim + zero_point.ndim else 1
@@ -97,7 +99,7 @@ def _on_lattice(
         *(flat(dense(x)) for x in arrays),
         flat(dense(scale)),
         scale.size,
-        flat(dense(cast(zero_point, np.int32))),
+        flat(dense(zero_point)),
         zero_point.size,
         *limits,
         max(after, 1),
