@@ -21,7 +21,7 @@ from minicnn.functions.pooling import MaxPool2d
 from minicnn.functions.shape import Reshape
 from minicnn.graph import trace
 from minicnn.nn.module import Module
-from minicnn.nn.transform import Transform, attach, find, value_before
+from minicnn.nn.transform import Transform, attach, find, raw, value_before
 from minicnn.optim.constraints import clip_weights_
 from minicnn.tensor import Tensor, as_tensor, float32, int32
 from minicnn.training.callbacks import Callback
@@ -82,7 +82,8 @@ class Binarize(_Signs):
         return signs_of(value, self.scale, self.axis, limit=self.limit, observe=observe)
 
     def observe(self, value: Tensor) -> None:
-        """Take the scale for `value`, if it is scaled."""
+        """Take the scale for `value`, if it is scaled, and its device."""
+        self.to(value.device)
         if self.scaled:
             signs_of(value.detach(), self.scale, self.axis, observe=True)
 
@@ -113,7 +114,8 @@ class Ternarize(_Signs):
         return ternary_of(value, *parts, factor=self.factor, observe=self.training)
 
     def observe(self, value: Tensor) -> None:
-        """Take threshold and scale for `value`."""
+        """Take threshold and scale for `value`, and its device."""
+        self.to(value.device)
         parts = self.threshold, self.scale, self.axis
         ternary_of(value.detach(), *parts, factor=self.factor, observe=True)
 
@@ -190,7 +192,7 @@ def binarize(
         signs.observe(weight)
         attach(module, "weight", signs)
     for name in inner:
-        attach(chosen[name], "input", Binarize())
+        attach(chosen[name], "input", Binarize().to(raw(chosen[name], "weight").device))
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -11,14 +11,22 @@ import minicnn_kernels as kernels
 from minicnn.grad_mode import no_grad
 from minicnn.nn import init
 from minicnn.nn.module import Module
+from minicnn.nn.parameter import Parameter
 from minicnn.tensor import Tensor
 
 
 def weight_like(like: Tensor, shape: tuple[int, ...]) -> Any:
-    """Zeros of `shape` in the dtype of `like`, in the memory order of weights."""
+    """Zeros of `shape` in the dtype of `like`, on its device, in the memory order of weights."""
     array = init.empty_weight(shape, like.dtype)
     kernels.of(array).copy_into(array, 0)
-    return array
+    return kernels.to_device(array, like.device)
+
+
+def take_over(parameters: Iterable[Parameter], factors: Iterable[Any]) -> None:
+    """Write factors, which are computed in host memory, into parameters, wherever they are."""
+    for own, factor in zip(parameters, factors, strict=True):
+        kernels.of(own.data).copy_into(own.data, kernels.to_device(factor, own.device))
+        own.mark_changed()
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -77,7 +85,8 @@ class Rank:
         if self.ratio is not None:
             return max(round(self.ratio * full), 1)
         assert self.energy is not None
-        return kernels.of(value.data).rank_of_energy(value.data, mode, 1 - share * (1 - self.energy))
+        array = kernels.to_host(value.data)
+        return kernels.of(array).rank_of_energy(array, mode, 1 - share * (1 - self.energy))
 
 
 @dataclass(frozen=True)

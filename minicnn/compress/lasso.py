@@ -41,7 +41,8 @@ def lasso_reconstruction(
     (images, targets). original: the model whose outputs are to be met; by default `model` as it is, which
     loses sight of what was pruned earlier. positions: how many pixels of each output image are looked at.
 
-    A layer of some hundred channels takes a second, one of thousands a minute. Raises ValueError for another
+    A layer of some hundred channels takes a second, one of thousands a minute: all but the model runs in
+    double precision on the host, wherever the model is. Raises ValueError for another
     layer, a rate that is no number in [0, 1) or leaves nothing, masks that this would undo, or no data.
     """
     checked_rate(rate, "lasso_reconstruction")
@@ -54,11 +55,12 @@ def lasso_reconstruction(
     x, y = _windows(model, module, original or model, source, data, positions, Generator(seed))
 
     k = kernels.backend("reference")
-    parameter, weight = raw(module, "weight"), current_weight(module, masked=True)
+    parameter, weight = raw(module, "weight"), _weight(module)
     gram, target = k.channel_gram(x, k.reshape(weight, (len(weight), units.count, -1)), y)
     keep = k.logical_not(k.choose_channels(gram, target, count))
     fitted, error = k.fit_channels(x, keep, y)
-    k.copy_into(parameter.data, k.reshape(fitted, weight.shape))
+    fitted = k.cast(k.reshape(fitted, weight.shape), parameter.dtype)
+    kernels.of(parameter.data).copy_into(parameter.data, kernels.to_device(fitted, parameter.device))
     parameter.mark_changed()
     set_mask(module, "weight", units.spread(keep))
     return error / max(k.squared_norm(y), sys.float_info.min)
@@ -108,7 +110,7 @@ def _windows(
 ) -> tuple[Any, Any]:
     """Windows (R, C, K) of the layer's inputs, and what the original layer makes of its own there, (R, O)."""
     k = kernels.backend("reference")
-    weight = current_weight(source, masked=True)
+    weight = _weight(source)
     weight = k.permute(k.reshape(weight, (len(weight), -1)), (1, 0))
     rows, outputs = [], []
     for batch in data:
@@ -129,8 +131,13 @@ def _windows(
     return k.cat(rows, 0), k.cat(outputs, 0)
 
 
+def _weight(layer: Module) -> Any:
+    """The weight as the layer uses it, in host memory."""
+    return kernels.to_host(current_weight(layer, masked=True))
+
+
 def _input(model: Module, layer: Module, images: Tensor) -> Any:
-    """What `layer` gets when the model sees `images`, in eval mode."""
+    """What `layer` gets when the model sees `images`, in eval mode; in host memory."""
     seen: list[Any] = []
     handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].data))
     try:
@@ -142,4 +149,4 @@ def _input(model: Module, layer: Module, images: Tensor) -> Any:
         raise ValueError(
             f"lasso_reconstruction: expected a layer that runs once per image, it ran {len(seen)} times"
         )
-    return seen[0]
+    return kernels.to_host(seen[0])

@@ -12,7 +12,7 @@ from typing import Any
 
 import minicnn_kernels as kernels
 from minicnn import nn
-from minicnn.compress.factors import FactorReport, FactorRow, Rank, product, weight_like
+from minicnn.compress.factors import FactorReport, FactorRow, Rank, product, take_over, weight_like
 from minicnn.compress.select import select_layers
 from minicnn.compress.substitute import Substitute
 from minicnn.compress.tucker import Tucker2
@@ -43,12 +43,8 @@ class LowRank(Substitute):
 
     def factorize(self, value: Tensor) -> None:
         """Take the factors of the nearest of this rank to `value` (Eckart and Young 1936)."""
-        k = kernels.of(value.data)
-        for own, factor in zip(
-            (self.left, self.right), k.low_rank_factors(value.data, self.rank), strict=True
-        ):
-            k.copy_into(own.data, factor)
-            own.mark_changed()
+        array = kernels.to_host(value.data)
+        take_over((self.left, self.right), kernels.of(array).low_rank_factors(array, self.rank))
 
     def forward(self, value: Tensor) -> Tensor:
         return product(self.left, self.right)
@@ -74,7 +70,8 @@ def low_rank(
     sum of squares that stays, with the smallest ranks that promise it; ratio: in (0, 1], the share of the
     full rank. The factors are new parameters: make the optimizer afterwards.
     layers: None for all that have something to gain; those that are named are factorized in any case.
-    Gives what became of each layer (`FactorReport`).
+    Gives what became of each layer (`FactorReport`). Factors are computed in host memory, wherever the model
+    is, and moved to it.
 
     Raises ValueError for other arguments, an unknown layer, grouped convolutions that are named, layers that
     are low-rank already, and weights that are not finite; the model is then as it was.

@@ -18,7 +18,6 @@ from minicnn.nn.module import Module
 from minicnn.nn.parameter import Parameter
 from minicnn.nn.transform import attach, detach, find, value_before
 from minicnn.tensor import Tensor, int16, uint8
-from minicnn_kernels import memory
 
 INITS = ("linear", "density", "random")
 _MOST = 1 << 15  # positions in an int16
@@ -39,7 +38,7 @@ class Codebook(Substitute):
         if isinstance(clusters, bool) or not isinstance(clusters, int) or not 1 <= clusters <= _MOST:
             raise ValueError(f"Codebook: expected clusters from 1 to {_MOST}, got {clusters!r}")
         self.clusters = clusters
-        index = memory.empty_like(like.data, uint8 if clusters <= 256 else int16)
+        index = kernels.empty_like(like.data, uint8 if clusters <= 256 else int16)
         k = kernels.of(like.data)
         k.copy_into(index, 0)
         self.centroids = Parameter(k.full((clusters,), 0, like.dtype))

@@ -117,8 +117,9 @@ def _done(run: Run) -> int:
 def _threshold(name: str, weight: Any, c: float, margin: float) -> float:
     k = kernels.of(weight)
     magnitude = k.abs(weight)
-    mean, std = float(k.mean(magnitude, None, False)), float(k.var(magnitude, None, 0, False)) ** 0.5
-    threshold = max(mean + c * std, 0.0)
-    if not float(k.max(magnitude, None, False)) > (1 - margin) * threshold:
+    numbers = k.mean(magnitude, None, False), k.var(magnitude, None, 0, False), k.max(magnitude, None, False)
+    mean, variance, largest = (float(kernels.to_host(number)) for number in numbers)
+    threshold = max(mean + c * variance**0.5, 0.0)
+    if not largest > (1 - margin) * threshold:
         raise ValueError(f"Surgery: c={c} would prune all of layer {name!r}; choose a smaller one")
     return threshold

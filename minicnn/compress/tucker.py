@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 import minicnn_kernels as kernels
-from minicnn.compress.factors import weight_like
+from minicnn.compress.factors import take_over, weight_like
 from minicnn.compress.substitute import Substitute
 from minicnn.nn.parameter import Parameter
 from minicnn.tensor import Tensor
@@ -40,11 +40,9 @@ class Tucker2(Substitute):
 
     def factorize(self, value: Tensor) -> None:
         """Take the factors of `value`: HOSVD, then a few sweeps of HOOI."""
-        k = kernels.of(value.data)
-        factors = k.tucker2_factors(value.data, self.ranks, SWEEPS)
-        for own, factor in zip((self.left, self.core, self.right), factors, strict=True):
-            k.copy_into(own.data, factor)
-            own.mark_changed()
+        array = kernels.to_host(value.data)
+        factors = kernels.of(array).tucker2_factors(array, self.ranks, SWEEPS)
+        take_over((self.left, self.core, self.right), factors)
 
     def forward(self, value: Tensor) -> Tensor:
         first, second, *kernel = self.core.shape

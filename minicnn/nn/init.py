@@ -59,6 +59,9 @@ def fans(tensor: Tensor) -> tuple[int, int]:
 
 
 def _fill(tensor: Tensor, value: Any) -> Tensor:
+    """A number, or an array that was drawn in host memory, into a tensor wherever it is."""
+    if not isinstance(value, (int, float)):
+        value = kernels.to_device(value, tensor.device)
     with no_grad():
         return tensor.copy_(value)
 
@@ -102,10 +105,10 @@ def trunc_normal_(
     backend = kernels.of(tensor.data)
     while True:
         outside = backend.logical_or(backend.lt(tensor.data, a), backend.gt(tensor.data, b))
-        if not backend.any(outside, None, False):
+        if not kernels.to_host(backend.any(outside, None, False)):
             return tensor
         again = random.default_generator.normal(tensor.shape, mean, std, tensor.dtype)
-        _fill(tensor, backend.where(outside, again, tensor.data))
+        _fill(tensor, backend.where(outside, kernels.to_device(again, tensor.device), tensor.data))
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:

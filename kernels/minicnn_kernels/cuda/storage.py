@@ -22,7 +22,8 @@ __all__ = [
     "to_device", "to_host", "upload",
 ]  # fmt: skip
 
-_TYPES = frozenset(np.dtype(name) for name in ("float32", "bool", "uint8", "int8", "int16", "int32", "int64"))
+_NAMES = "float32", "bool", "uint8", "int8", "int16", "int32", "int64", "uint32", "uint64"
+_TYPES = frozenset(np.dtype(name) for name in _NAMES)
 _AXES = 6  # dimensions that a strided copy can have after neighbours were merged
 
 
