@@ -15,6 +15,10 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     # winograd: 3x3 kernels of stride 1 by transformed tiles of 2x2 outputs, the rest as implicit; winograd4:
     # by tiles of 4x4, 1.2 to 1.6 times as fast as those, with 2 to 8 times the error of implicit.
     "conv2d": ("auto", "implicit", "explicit", "winograd", "winograd4"),
+    # Arithmetic of products of float32 on a GPU, convolution's too. tf32: factors rounded to 10 bits after
+    # the leading one, on tensor cores; the cpu has no such unit and computes in float32, which is more
+    # exact.
+    "matmul": ("float32", "tf32"),
     # Products of uint8 and int8. vnni: by the instruction vpdpbusd. float: by the tiles of float32, cut so
     # that every sum is exact. plain: ordinary loops. auto: the first of them that the machine has.
     "integer": ("auto", "vnni", "float", "plain"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from minicnn_kernels.cuda.driver import cuda, kernel, launch
 from minicnn_kernels.cuda.elementwise import add
+from minicnn_kernels.cuda.epilogue import Epilogue
 from minicnn_kernels.cuda.gemm import gemm
 from minicnn_kernels.cuda.reduction import sum as total
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
@@ -80,8 +81,7 @@ def conv2d_forward(
         (groups * k * pixels, k * pixels, pixels, 1),
         (m, pixels, k),
         (n, groups),
-        None if bias is None else flat(dense(bias)),
-        (1, 0),
+        Epilogue(None if bias is None else flat(dense(bias)), (1, 0)),
     )
     return y
 

@@ -32,9 +32,9 @@ from numba import cuda  # noqa: E402  (reads the setting above)
 
 __all__ = [
     "BLOCK", "KERNELS", "SIMULATED", "Elements", "Kernel", "Launch", "atan2", "ceil", "cos", "cuda",
-    "device_function", "erf", "event", "exp", "expm1", "floor", "fmod", "isinf", "isnan", "kernel",
-    "launch", "launch_blocks", "listening", "log", "log1p", "log2", "repeated", "require_device", "rint",
-    "sin", "sqrt", "stream", "tan", "tanh", "trunc",
+    "device_function", "erf", "event", "exp", "expm1", "floor", "fmod", "inline_function", "isinf", "isnan",
+    "kernel", "launch", "launch_blocks", "listening", "log", "log1p", "log2", "repeated", "require_device",
+    "rint", "sin", "sqrt", "stream", "tan", "tanh", "trunc", "unrolled",
 ]  # fmt: skip
 
 BLOCK = 1 if SIMULATED else 256  # threads of a block, where the kernel does not care
@@ -146,9 +146,47 @@ class Elements(NamedTuple):
         elements = self.cut() if SIMULATED or self.first else self.memory.elements
         return elements if self.seen_as is None else elements.view(self.seen_as)
 
+    def after(self, count: int) -> Elements:
+        """All but the first `count`."""
+        return self._replace(first=self.first + count)
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether they begin at a multiple of 16 bytes, as loads of 128 bits want it; memory itself does."""
+        start = self.first * self.memory.elements.dtype.itemsize
+        return (start + (self.memory.elements.ctypes.data if SIMULATED else 0)) % 16 == 0
+
     def cut(self) -> Any:
         """These elements and no more, of their own type."""
         return self.memory.elements[self.first : self.end]
+
+
+def inline_function(function: Callable) -> Callable:
+    """A `device_function` whose body takes the place of every call, however long it is.
+
+    For functions that work on local arrays: only where all their indices become constants are these
+    registers.
+    """
+    options = {} if SIMULATED else {"forceinline": True}
+    return function if SIMULATED else cuda.jit(device=True, **options)(function)
+
+
+def unrolled(body: Callable, count: int) -> Callable:
+    """run(first, state): body(first, state), body(first + 1, state) and so on, `count` times, without a loop.
+
+    body: an inline function. The compiler unrolls short loops by itself, and those of a long body not.
+    """
+    if count == 1:
+        return body
+    half = count // 2
+    one, other = unrolled(body, half), unrolled(body, count - half)
+
+    @inline_function
+    def run(first: Any, state: Any) -> None:
+        one(first, state)
+        other(first + half, state)
+
+    return run
 
 
 def launch(kernel: Kernel, size: int, *arguments: Any) -> None:

@@ -1,111 +1,130 @@
-"""The matrix product under dense layers and convolutions: tiles in shared memory, many results per thread.
+"""The matrix product under dense layers: strips of both operands, brought to shared memory in the background.
 
 C[m, n] = sum over k of A[m, k] B[k, n], for a two-level batch, with any strides: a transposed operand is one
-with its strides exchanged, and nothing is copied. Every block of threads computes a square tile of C, a few
-terms of k at a time: both operands' strips are brought to shared memory together, then each thread multiplies
-a column of A with a row of B in registers, 8 + 8 loads for 64 products. Sums run over k in order, so results
-repeat bit for bit (Volkov and Demmel 2008).
+with its strides exchanged, and nothing is copied. What a tile does is told in `tiles.py`; here is how
+matrices become strips, which tile a shape gets, and how a sum too long for few tiles is split. Sums run
+over k in a fixed order, so results repeat bit for bit.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from minicnn_kernels.algorithms import algorithm
 from minicnn_kernels.cuda import simulator
-from minicnn_kernels.cuda.driver import SIMULATED, Kernel, cuda, kernel, launch_blocks
+from minicnn_kernels.cuda.driver import SIMULATED, Kernel, cuda, kernel, launch, launch_blocks
+from minicnn_kernels.cuda.epilogue import NOTHING, Epilogue, at_least, writer
+from minicnn_kernels.cuda.storage import empty, flat
+from minicnn_kernels.cuda.strips import STAGES, accumulation, strip_along_rows, strip_along_terms
+from minicnn_kernels.cuda.tiles import Tile, choose, float32_tile, tf32_tile
 
 __all__ = ["gemm"]
 
 _MOST_BATCHES = 65535  # blocks along z of a grid
-_REGISTERS = 65536  # of a multiprocessor
-_ZERO = np.float32(0)
+LONGEST = 2**31 - 1  # elements that an index of 32 bits can count
 
 
-class Tiled(NamedTuple):
-    """A kernel whose blocks of `threads` threads each compute tile x tile results."""
-
-    kernel: Kernel
-    tile: int
-    threads: int
+_STRIPS = {True: strip_along_terms, False: strip_along_rows}
 
 
-def _tiled(across: int, per_thread: int, depth: int, blocks: int) -> Tiled:
-    """The kernel for square tiles of across x per_thread results, by across x across threads.
-
-    blocks: how many of them shall fit on a multiprocessor at once, which bounds the registers of a thread.
-    """
-    tile, threads = across * per_thread, across * across
-    strip = tile * depth
-    operand = "float32[::1], UniTuple(int64, 4)"
+def _product(tile: Tile, a_along_terms: bool, b_along_terms: bool) -> Kernel:
+    """The kernel for one tile and one order of each operand in memory."""
+    rows, columns, threads, depth = tile.rows, tile.columns, tile.threads, tile.depth
+    room_a, room_b = STAGES * depth * tile.pitch_a, STAGES * depth * tile.pitch_b
+    count, held_count, held_type = tile.sums, tile.held, tile.held_type
+    accumulate = accumulation(
+        tile,
+        _STRIPS[a_along_terms](rows, tile.pitch_a, depth, threads),
+        _STRIPS[b_along_terms](columns, tile.pitch_b, depth, threads),
+    )
+    write = writer(tile)
+    operand = "float32[::1], UniTuple(int64, 2), UniTuple(int32, 3)"
+    order = ("n" if a_along_terms else "t") + ("t" if b_along_terms else "n")
 
     @kernel(
-        f"{operand}, {operand}, {operand}, float32[::1], UniTuple(int64, 2), UniTuple(int64, 5)",
-        name=f"gemm {tile}x{tile}",
-        registers=_REGISTERS // (blocks * threads),
-        launch_bounds=(threads, blocks),
+        f"{operand}, {operand}, {operand}, float32[::1], float32[::1], UniTuple(int32, 3), float32, "
+        "UniTuple(int64, 8)",
+        name=f"gemm {tile.name} {order}",
+        registers=tile.registers,
+        launch_bounds=(threads, tile.blocks),
     )
-    def run(c, c_strides, a, a_strides, b, b_strides, bias, bias_strides, sizes):
-        """Strides: (outer batch, inner batch, rows, columns). sizes: (m, n, k, inner batches, all
-        batches)."""
-        strip_a = cuda.shared.array((depth, tile), np.float32)
-        strip_b = cuda.shared.array((depth, tile), np.float32)
-        sums = cuda.local.array((per_thread, per_thread), np.float32)
-        of_a = cuda.local.array(per_thread, np.float32)
-        of_b = cuda.local.array(per_thread, np.float32)
-        thread = cuda.threadIdx.x
-        row, column = thread // across, thread % across
-        first_row, first_column = cuda.blockIdx.y * tile, cuda.blockIdx.x * tile
-        m, n, k = sizes[0], sizes[1], sizes[2]
-        for batch in range(cuda.blockIdx.z, sizes[4], cuda.gridDim.z):
-            outer, inner = batch // sizes[3], batch % sizes[3]
-            a_start = outer * a_strides[0] + inner * a_strides[1]
-            b_start = outer * b_strides[0] + inner * b_strides[1]
-            for i in range(per_thread):
-                for j in range(per_thread):
-                    sums[i, j] = _ZERO
-            for k0 in range(0, k, depth):
-                # Neighbouring threads read neighbouring elements, whichever way the operand lies.
-                for e in range(thread, strip, threads):
-                    i, kk = (e // depth, e % depth) if a_strides[3] == 1 else (e % tile, e // tile)
-                    inside = first_row + i < m and k0 + kk < k
-                    place = a_start + (first_row + i) * a_strides[2] + (k0 + kk) * a_strides[3]
-                    strip_a[kk, i] = a[place] if inside else _ZERO
-                for e in range(thread, strip, threads):
-                    j, kk = (e % tile, e // tile) if b_strides[3] == 1 else (e // depth, e % depth)
-                    inside = first_column + j < n and k0 + kk < k
-                    place = b_start + (k0 + kk) * b_strides[2] + (first_column + j) * b_strides[3]
-                    strip_b[kk, j] = b[place] if inside else _ZERO
-                cuda.syncthreads()
-                for kk in range(depth):
-                    for i in range(per_thread):
-                        of_a[i] = strip_a[kk, i * across + row]
-                        of_b[i] = strip_b[kk, i * across + column]
-                    for i in range(per_thread):
-                        for j in range(per_thread):
-                            sums[i, j] += of_a[i] * of_b[j]
-                cuda.syncthreads()
-            c_start = outer * c_strides[0] + inner * c_strides[1]
-            bias_start = inner * m * bias_strides[0]
-            for i in range(per_thread):
-                for j in range(per_thread):
-                    y, x = first_row + i * across + row, first_column + j * across + column
-                    if y < m and x < n:
-                        total = sums[i, j]
-                        if bias_strides[0] + bias_strides[1] > 0:
-                            total += bias[bias_start + y * bias_strides[0] + x * bias_strides[1]]
-                        c[c_start + y * c_strides[2] + x * c_strides[3]] = total
+    def run(
+        c, c_batch, c_steps, a, a_batch, a_steps, b, b_batch, b_steps, bias, onto, epilogue, floor, sizes
+    ):
+        """..._batch: steps of the outer and inner batch. ..._steps: of rows and columns, and whether four
+        neighbours are moved at once. epilogue: steps of the bias by rows and columns, whether `onto` is
+        added. sizes: (m, n, k, terms of a split, splits, step of c by splits, inner batches, the first z)."""
+        strips_a = cuda.shared.array(room_a, np.float32, alignment=16)
+        strips_b = cuda.shared.array(room_b, np.float32, alignment=16)
+        sums = cuda.local.array(count, np.float32)
+        held = cuda.local.array(held_count, held_type)
+        thread = np.int32(cuda.threadIdx.x)
+        first_row, first_column = np.int32(cuda.blockIdx.y * rows), np.int32(cuda.blockIdx.x * columns)
+        m, n, k, splits = np.int32(sizes[0]), np.int32(sizes[1]), np.int32(sizes[2]), sizes[4]
+        z = sizes[7] + cuda.blockIdx.z
+        batch, split = z // splits, z % splits
+        outer, inner = batch // sizes[6], batch % sizes[6]
+        of_a = a[outer * a_batch[0] + inner * a_batch[1] :]
+        of_b = b[outer * b_batch[0] + inner * b_batch[1] :]
+        start = outer * c_batch[0] + inner * c_batch[1] + split * sizes[5]
+        term = np.int32(split * sizes[3])
+        accumulate(
+            sums, held, strips_a, strips_b,
+            (of_a, a_steps[0], a_steps[1], a_steps[2], first_row, m),
+            (of_b, b_steps[1], b_steps[0], b_steps[2], first_column, n),
+            term, np.int32(min(term + sizes[3], k)), thread,
+        )  # fmt: skip
+        bias_start = np.int32(inner * m * epilogue[0])
+        write(
+            sums, c[start:], c_steps, bias[bias_start:], onto[start:], epilogue, floor,
+            m, n, first_row, first_column, thread,
+        )  # fmt: skip
 
-    return Tiled(run, tile, threads)
+    return run
 
 
-# A small product gets small tiles: with large ones there would be too few blocks to fill the device. In the
-# simulator large ones are one thread's work.
-if SIMULATED:
-    _LARGE, _SMALL, _ENOUGH_BLOCKS = _tiled(1, 8, 4, 1), _tiled(simulator.THREADS, 2, 4, 1), 2
+@kernel(
+    "float32[::1], float32[::1], int64, int64, float32[::1], float32[::1], UniTuple(int32, 3), float32, "
+    "int64, int64"
+)
+def _add_parts(c, parts, splits, n, bias, onto, epilogue, floor, period, size):
+    """c: (size,). parts: (splits, size), added up in their order. n: columns. period: rows that the bias
+    has."""
+    for e in range(cuda.grid(1), size, cuda.gridsize(1)):
+        total = parts[e]
+        for split in range(1, splits):
+            total += parts[split * size + e]
+        if epilogue[0] + epilogue[1] > 0:
+            total += bias[e // n % period * epilogue[0] + e % n * epilogue[1]]
+        if epilogue[2]:
+            total += onto[e]
+        c[e] = at_least(floor, total)
+
+
+if SIMULATED:  # the tile is as large as there are threads
+    _down = 1 << (simulator.THREADS.bit_length() - 1) // 2
+    _across = simulator.THREADS // _down
+    FLOAT32_TILES: tuple[Tile, ...] = (float32_tile(8 * _down, 8 * _across, blocks=1),)
+    TF32_TILES: tuple[Tile, ...] = (tf32_tile(16, 16, 16, 16, blocks=1),)
 else:
-    _LARGE, _SMALL, _ENOUGH_BLOCKS = _tiled(16, 8, 8, 1), _tiled(16, 4, 8, 2), 132
+    FLOAT32_TILES = (
+        float32_tile(128, 128, blocks=2),
+        float32_tile(64, 64, blocks=6, efficiency=0.8),
+        float32_tile(128, 32, blocks=6, efficiency=0.7),
+        float32_tile(32, 128, blocks=6, efficiency=0.7),
+    )
+    TF32_TILES = (
+        tf32_tile(128, 128, 64, 32, blocks=1, efficiency=3.0),
+        tf32_tile(64, 64, 32, 32, blocks=4, efficiency=2.0),
+    )
+_KERNELS = {
+    (tile, a, b): _product(tile, a, b)
+    for tile in (*FLOAT32_TILES, *TF32_TILES)
+    for a in (True, False)
+    for b in (True, False)
+}
 
 
 def gemm(
@@ -117,30 +136,86 @@ def gemm(
     b_strides: Any,
     sizes: Any,
     batches: Any = (1, 1),
-    bias: Any = None,
-    bias_strides: tuple[int, int] = (0, 0),
+    epilogue: Epilogue = NOTHING,
 ) -> None:
-    """Write A B + bias into `c`; all flat arrays.
+    """Write A B into `c`, with what the epilogue does to it; all flat arrays.
 
     strides: (outer batch, inner batch, rows, columns). sizes: (m, n, k). batches: (outer, inner).
-    bias_strides: steps of the bias per row (from one inner batch to the next it goes on) and per column of c.
     """
     m, n, k = sizes
     outer, inner = batches
-    blocks = -(-m // _LARGE.tile) * -(-n // _LARGE.tile) * outer * inner
-    run = _LARGE if blocks >= _ENOUGH_BLOCKS else _SMALL
-    grid = (-(-n // run.tile), -(-m // run.tile), min(outer * inner, _MOST_BATCHES))
-    launch_blocks(
-        run.kernel,
-        grid,
-        run.threads,
-        c,
-        tuple(c_strides),
-        a,
-        tuple(a_strides),
-        b,
-        tuple(b_strides),
-        c if bias is None else bias,
-        bias_strides if bias is not None else (0, 0),
-        (m, n, k, inner, outer * inner),
+    if not m * n * outer * inner:
+        return
+    if _too_long(c_strides, (m, n)) or _too_long(a_strides, (m, k)) or _too_long(b_strides, (k, n)):
+        _by_halves(c, c_strides, a, a_strides, b, b_strides, sizes, batches, epilogue)
+        return
+    tiles = TF32_TILES if algorithm("matmul") == "tf32" else FLOAT32_TILES
+    tile, splits = choose(tiles, m, n, k, outer * inner)
+    dense = tuple(c_strides[2:]) == (n, 1) and (inner == 1 or c_strides[1] == m * n)
+    dense = dense and (outer == 1 or c_strides[0] == inner * m * n)
+    splits = splits if dense else 1
+    terms = -(-k // (splits * tile.depth)) * tile.depth  # of a split: whole strips
+    splits = max(-(-k // terms), 1) if terms else 1
+    a_along_terms, b_along_terms = a_strides[2] != 1 or a_strides[3] == 1, b_strides[3] != 1
+    size = outer * inner * m * n
+    target = c if splits == 1 else flat(empty((splits * size,)))
+    blocks = outer * inner * splits
+    for first in range(0, blocks, _MOST_BATCHES):
+        launch_blocks(
+            _KERNELS[tile, a_along_terms, b_along_terms],
+            (-(-n // tile.columns), -(-m // tile.rows), min(blocks - first, _MOST_BATCHES)),
+            tile.threads,
+            target,
+            *_steps(target, c_strides, c_strides[2], c_strides[3] == 1 and n % 4 == 0),
+            a,
+            *_steps(a, a_strides, a_strides[3], a_strides[2] == 1),
+            b,
+            *_steps(b, b_strides, b_strides[2], b_strides[3] == 1),
+            *(epilogue if splits == 1 else NOTHING).arguments(c),
+            (m, n, k, terms, splits, size, inner, first),
+        )
+    if splits > 1:
+        launch(_add_parts, size, c, target, splits, n, *epilogue.arguments(c), m * inner, size)
+
+
+def _steps(x: Any, strides: Any, across: int, neighbours: bool) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """(batch steps, (rows, columns, whether four neighbours may be moved at once)); across: the step from one
+    line of neighbours to the next."""
+    lines = (strides[0], strides[1], across)
+    four = neighbours and all(step % 4 == 0 for step in lines) and x.is_aligned
+    return (strides[0], strides[1]), (np.int32(strides[2]), np.int32(strides[3]), np.int32(four))
+
+
+def _too_long(strides: Any, shape: tuple[int, int]) -> bool:
+    """Whether a matrix stretches over more elements than an int32 counts."""
+    return sum((size - 1) * step for size, step in zip(shape, strides[2:], strict=True)) > LONGEST
+
+
+def _by_halves(
+    c: Any, c_strides: Any, a: Any, a_strides: Any, b: Any, b_strides: Any, sizes: Any, batches: Any,
+    epilogue: Epilogue,
+) -> None:  # fmt: skip
+    """`gemm` as two of half the size, one after the other, along the dimension that stretches most."""
+    m, n, k = sizes
+    stretch = (
+        m * max(c_strides[2], a_strides[2]),
+        n * max(c_strides[3], b_strides[3]),
+        k * max(a_strides[3], b_strides[2]),
     )
+    axis = stretch.index(max(stretch))
+    half = sizes[axis] // 2
+    first, second = list(sizes), list(sizes)
+    first[axis], second[axis] = half, sizes[axis] - half
+    if axis == 2:  # the second half of the sums is added to the first
+        gemm(c, c_strides, a, a_strides, b, b_strides, first, batches, epilogue._replace(relu=False))
+        a, b = a.after(half * a_strides[3]), b.after(half * b_strides[2])
+        epilogue = Epilogue(onto=c, relu=epilogue.relu)
+    else:
+        gemm(c, c_strides, a, a_strides, b, b_strides, first, batches, epilogue)
+        step = half * c_strides[2 + axis]
+        bias, steps, onto, relu = epilogue
+        bias = None if bias is None else bias.after(half * steps[axis])
+        epilogue = Epilogue(bias, steps, None if onto is None else onto.after(step), relu)
+        c = c.after(step)
+        a, b = (a.after(half * a_strides[2]), b) if axis == 0 else (a, b.after(half * b_strides[3]))
+    gemm(c, c_strides, a, a_strides, b, b_strides, second, batches, epilogue)

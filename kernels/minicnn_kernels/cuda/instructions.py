@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from minicnn_kernels.cuda import simulator
-from minicnn_kernels.cuda.driver import SIMULATED, device_function
+from minicnn_kernels.cuda.driver import SIMULATED, cuda, inline_function
 
 __all__ = [
-    "commit_copies", "copy4", "copy16", "dot4_signed", "dot4_unsigned", "load", "load4", "load_words",
-    "multiply_tile_tf32", "store4", "tf32", "wait_for_copies", "wait_for_older_copies",
+    "barrier", "commit_copies", "copy4", "copy16", "dot4_signed", "dot4_unsigned", "load", "load4",
+    "load_words", "multiply_tile_tf32", "store", "store4", "tf32", "wait_for_copies", "wait_for_older_copies",
 ]  # fmt: skip
 
 if not SIMULATED:
@@ -27,10 +27,10 @@ if not SIMULATED:
 
 def _instruction(
     text: str, signature: str, *, stays: bool = False, touches_memory: bool = False
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Callable], Any]:
     """Declare an instruction; arguments as `ptx.instruction`'s. The body is for the simulator."""
 
-    def declare(simulated: Callable) -> Callable:
+    def declare(simulated: Callable) -> Any:
         if SIMULATED:
             return simulated
         return ptx.instruction(text, signature, stays=stays, touches_memory=touches_memory)
@@ -52,6 +52,11 @@ def _load4(array: Any, index: Any) -> tuple[Any, ...]:
     return tuple(array[index + i] for i in range(4))
 
 
+def _store(array: Any, index: Any, value: Any) -> None:
+    assert index >= 0, f"index {index}"
+    array[index] = value
+
+
 def _store4(array: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> None:
     simulator.check_alignment(array, index, 16)
     for i, value in enumerate((a, b, c, d)):
@@ -64,10 +69,10 @@ def _load_words(array: Any, index: Any) -> tuple[Any, ...]:
 
 
 if SIMULATED:
-    load, load4, store4, load_words = _load, _load4, _store4, _load_words
+    load, load4, store, store4, load_words = _load, _load4, _store, _store4, _load_words
 else:
-    load, load4, store4, load_words = ptx.load, ptx.load4, ptx.store4, ptx.words
-# load(array, index): array[index].
+    load, load4, store, store4, load_words = ptx.load, ptx.load4, ptx.store, ptx.store4, ptx.words
+# load(array, index): array[index]. store(array, index, value): its counterpart.
 # load4(array, index): four neighbours of a float32 or int32 array, by one instruction of 128 bits.
 # store4(array, index, a, b, c, d): its counterpart.
 # load_words(array, index): 16 neighbours of an int8 or uint8 array as four int32, for `dot4_...`.
@@ -113,19 +118,28 @@ def wait_for_older_copies() -> None:
     simulator.finish_copies(but=1)
 
 
+@inline_function
+def _barrier():
+    cuda.syncthreads()
+
+
+# barrier(): `cuda.syncthreads`, for device functions in files without kernels, where the simulator is not.
+barrier: Any = simulator.meet if SIMULATED else _barrier
+
+
 if SIMULATED:
     address = shared_address = lambda array, index: (array, index)
 else:
     address, shared_address = ptx.address, ptx.shared_address
 
 
-@device_function
+@inline_function
 def copy4(target: Any, target_index: Any, source: Any, source_index: Any, inside: Any) -> None:
     """Begin to copy an element of 4 bytes; zero if not `inside`, and then nothing is read."""
     _copy4(shared_address(target, target_index), address(source, source_index), 4 if inside else 0)
 
 
-@device_function
+@inline_function
 def copy16(target: Any, target_index: Any, source: Any, source_index: Any, count: Any) -> None:
     """Begin to copy four elements of 4 bytes to multiples of 16 bytes: the first `count`, then zeros."""
     _copy16(shared_address(target, target_index), address(source, source_index), 4 * count)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minicnn_kernels.cuda.driver import Elements
+from minicnn_kernels.cuda.epilogue import Epilogue
 from minicnn_kernels.cuda.gemm import gemm
 from minicnn_kernels.cuda.reduction import sum as total
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
@@ -49,7 +50,7 @@ def linear_forward(x: Any, weight: Any, bias: Any) -> DeviceArray:
     x, weight, rows = dense(x), dense(weight), math.prod(x.shape[:-1])
     gemm(
         flat(result), (0, 0, outputs, 1), flat(x), (0, 0, inputs, 1), flat(weight), (0, 0, 1, inputs),
-        (rows, outputs, inputs), bias=None if bias is None else flat(dense(bias)), bias_strides=(0, 1),
+        (rows, outputs, inputs), epilogue=Epilogue(None if bias is None else flat(dense(bias)), (0, 1)),
     )  # fmt: skip
     return result
 

@@ -16,14 +16,14 @@ from numba.core import sigutils
 from numba.cuda import cgutils  # type: ignore[attr-defined]  # numba-cuda has it, its ancestor not
 from numba.cuda.extending import intrinsic
 
-__all__ = ["address", "instruction", "load", "load4", "shared_address", "store4", "words"]
+__all__ = ["address", "instruction", "load", "load4", "shared_address", "store", "store4", "words"]
 
 _REGISTER_CLASS = {types.int32: "r", types.uint32: "r", types.int64: "l", types.float32: "f"}
 _SHARED = 3  # LLVM's number of the address space
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
-def instruction(text: str, signature: str, *, stays: bool, touches_memory: bool) -> Callable:
+def instruction(text: str, signature: str, *, stays: bool, touches_memory: bool) -> Any:
     """A device function that is `text`, where $0 is the first result; arguments follow the results.
 
     signature: Numba's, of int32, uint32, int64 and float32; a UniTuple for several results. stays: it is not
@@ -76,11 +76,15 @@ def _element(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.gep(array.data, [values[1]])
 
 
-def _indexed(result: Callable[[Any], Any], generate: Callable) -> Callable:
+def _index_type(index: Any) -> Any:
+    return types.int32 if index == types.int32 else types.int64
+
+
+def _indexed(result: Callable[[Any], Any], generate: Callable) -> Any:
     """A device function of (array, index); result: its type for that of an element."""
 
     def typed(typingctx: Any, array: Any, index: Any) -> Any:
-        return result(array.dtype)(array, types.int32), generate
+        return result(array.dtype)(array, _index_type(index)), generate
 
     return intrinsic(typed)
 
@@ -113,11 +117,21 @@ def _shared_address(context: Any, builder: Any, signature: Any, values: Any) -> 
     return builder.ptrtoint(shared, _INT32)
 
 
-load = _indexed(lambda dtype: dtype, _load)
-load4 = _indexed(lambda dtype: types.UniTuple(dtype, 4), _vector_load(None))
-words = _indexed(lambda dtype: types.UniTuple(types.int32, 4), _vector_load(_INT32))
-address = _indexed(lambda dtype: types.int64, _address)
-shared_address = _indexed(lambda dtype: types.int32, _shared_address)
+load: Any = _indexed(lambda dtype: dtype, _load)
+load4: Any = _indexed(lambda dtype: types.UniTuple(dtype, 4), _vector_load(None))
+words: Any = _indexed(lambda dtype: types.UniTuple(types.int32, 4), _vector_load(_INT32))
+address: Any = _indexed(lambda dtype: types.int64, _address)
+shared_address: Any = _indexed(lambda dtype: types.int32, _shared_address)
+
+
+def _store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write an element."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store(values[2], _element(context, builder, signature, values))
+        return context.get_dummy_value()
+
+    return types.void(array, _index_type(index), array.dtype), generate
 
 
 def _store4(typingctx: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
@@ -132,7 +146,8 @@ def _store4(typingctx: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: A
         builder.store(packed, pointer, align=16)
         return context.get_dummy_value()
 
-    return types.void(array, types.int32, *[array.dtype] * 4), generate
+    return types.void(array, _index_type(index), *[array.dtype] * 4), generate
 
 
-store4: Callable = intrinsic(_store4)
+store: Any = intrinsic(_store)
+store4: Any = intrinsic(_store4)

@@ -237,6 +237,12 @@ def finish_copies(but: int) -> None:
                 target[target_index + i] = source[source_index + i] if i < count else 0
 
 
+def meet() -> None:
+    """Wait for the other threads of the block."""
+    thread: Any = threading.current_thread()
+    thread.syncthreads()
+
+
 _held: dict[int, tuple] = {}  # what each thread of the block has laid open; blocks run one after the other
 
 
