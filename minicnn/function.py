@@ -110,7 +110,11 @@ class Function:
             node.needs_input_grad = (False,) * len(inputs)
             recorded = False
 
-        outcome = node.forward(*arrays, **options)
+        try:
+            outcome = node.forward(*arrays, **options)
+        except (AttributeError, TypeError) as error:  # what a kernel says to an array of another device
+            _check_devices(node.name, arrays, error)
+            raise
         data, *extra = outcome if isinstance(outcome, tuple) else (outcome,)
         if _anomaly.enabled:
             _check_finite(data, node.name, scope.path(), "result")
@@ -218,6 +222,16 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool = False) 
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
                     ready.append(parent)
+
+
+def _check_devices(op: str, arrays: list[Any], error: Exception) -> None:
+    """Raise TypeError, because of `error`, if the arrays lie on several devices."""
+    places = {kernels.device_of(x): x.shape for x in arrays if hasattr(x, "shape")}
+    if len(places) > 1:
+        found = " and ".join(f"{shape} on {device!r}" for device, shape in places.items())
+        raise TypeError(
+            f"{scope.where(op)}: expected all tensors on one device, got {found}; move them with x.to('cuda')"
+        ) from error
 
 
 def _take_unshared(pending: dict[Function, tuple[Any, bool]], parent: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 
 import minicnn
 import minicnn_kernels as kernels
-from minicnn import data, nn, optim
+from minicnn import compress, data, nn, optim
 from minicnn.training import Callback, TrainingError, TrainingInterrupted, evaluate, fit, predict
 
 rng = np.random.default_rng(0)
@@ -167,6 +167,31 @@ def batches_are_never_overwritten() -> None:
     assert len(seen) <= 3, "memory of batches that are gone is used again"
     plain = [(minicnn.ones(2, 1), minicnn.ones(2))] * 3  # any iterable will do
     assert [x.device for pair in on_device(plain, "cuda") for x in pair] == ["cuda"] * 6
+
+
+def compression_follows_the_host() -> None:
+    """Weights are pruned while training and stay zero; then quantizers are calibrated, and train along."""
+    found = []
+    for device in ("cpu", "cuda"):
+        model = network().to(device)
+        model[7].p = 0.0  # a lattice makes much of the last bits
+
+        def run(model: nn.Module = model, device: str = device) -> tuple[Any, ...]:
+            schedule = compress.PolynomialPruning(0, 2, 0.0, 0.6, every="1 batch")
+            pruned = trained(model, device, callbacks=[schedule])
+            zeros = compress.masks(model)
+            compress.quantize(model, loader(), bits=8)
+            quantized = trained(model, device, epochs=1)
+            return pruned["loss"], quantized["loss"], predict(model, IMAGES), zeros
+
+        found.append(on_host(run) if device == "cpu" else run())
+        assert all(value.device == device for value in model.state_dict().values())
+        for weight in (model[0].weight, model[-1].weight):
+            assert (weight.detach().cpu().numpy() == 0).mean() > 0.3
+    for ours, theirs in zip(found[1][:3], found[0][:3], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)
+    for name, keep in found[0][3].items():
+        np.testing.assert_array_equal(kernels.to_host(found[1][3][name]), keep, err_msg=name)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ NO_EXTRA = importlib.util.find_spec("numba_cuda") is None
         "a_loss_that_is_not_finite_is_found",
         "copies_are_their_own",
         "batches_are_never_overwritten",
+        "compression_follows_the_host",
     ],
 )
 def test_on_the_device(name):

@@ -20,7 +20,7 @@ from minicnn.nn.module import Module
 from minicnn.nn.parameter import Parameter
 from minicnn.nn.transform import attached, find
 from minicnn.tensor import Tensor
-from minicnn.training.evaluate import inference
+from minicnn.training.evaluate import device_of, inference
 
 
 def correct_bias(model: Any, calibration: Iterable[Any]) -> list[str]:
@@ -39,7 +39,7 @@ def correct_bias(model: Any, calibration: Iterable[Any]) -> list[str]:
         raise ValueError(
             f"correct_bias: {type(model).__name__} has no quantized layer; expected `quantize` first"
         )
-    batches = list(images_of(calibration))
+    batches = list(images_of(calibration, device_of(model)))
     if not sum(map(len, batches)):
         raise ValueError("correct_bias: calibration yields no images; expected batches of them")
     quantizers = [

@@ -42,7 +42,7 @@ from minicnn.graph import trace
 from minicnn.nn.module import Module
 from minicnn.nn.transform import PLACES, attach, attached, detach, raw
 from minicnn.tensor import Tensor, as_tensor
-from minicnn.training.evaluate import inference
+from minicnn.training.evaluate import device_of, inference
 
 
 def quantize(
@@ -102,7 +102,7 @@ def quantize(
     for point in (Point("", "input", True), Point("", "input", False)):
         new_activation(point)  # wrong options are told before anything is computed
     make_observer(observer)
-    first, batches = _batches(calibration, sample)
+    first, batches = _batches(calibration, sample, device_of(model))
     work = copy.deepcopy(model) if fold else model
     if fold:
         fold_batch_norm(work, first, strict=False)
@@ -121,7 +121,7 @@ def quantize(
     for name, point in placement.sources.items():
         if point != Point(name, "input", point.unsigned):
             attach(model.get_submodule(name), "input", SameLattice(activations[point]))
-    return model
+    return model.to(first.device)
 
 
 def freeze_quantizers(model: Any) -> Any:
@@ -180,7 +180,7 @@ def _chosen_layers(model: Any, bits: int, layers_bits: Mapping[str, int | None] 
     return kept
 
 
-def _batches(calibration: Any, sample: Any) -> tuple[Tensor, Iterable[Tensor]]:
+def _batches(calibration: Any, sample: Any, device: str) -> tuple[Tensor, Iterable[Tensor]]:
     """A batch to trace with, and all images to observe, in batches."""
     if isinstance(calibration, (Tensor, np.ndarray)):
         calibration = [calibration]
@@ -190,17 +190,17 @@ def _batches(calibration: Any, sample: Any) -> tuple[Tensor, Iterable[Tensor]]:
                 "quantize: no data; expected calibration (batches of images) or sample (one batch)"
             )
         calibration = [sample]
-    images = images_of(calibration)
+    images = images_of(calibration, device)
     first = next(images, None)
     if first is None or not len(first):
         raise ValueError("quantize: calibration yields no images; expected batches of them")
-    return first if sample is None else as_tensor(sample), chain([first], images)
+    return first if sample is None else as_tensor(sample).to(device), chain([first], images)
 
 
-def images_of(batches: Iterable[Any]) -> Iterator[Tensor]:
-    """The images of batches that are images, or (images, targets)."""
+def images_of(batches: Iterable[Any], device: str) -> Iterator[Tensor]:
+    """The images of batches that are images, or (images, targets), on `device`, where the model is."""
     for batch in batches:
-        yield as_tensor(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        yield as_tensor(batch[0] if isinstance(batch, (tuple, list)) else batch).to(device)
 
 
 def _observe(
