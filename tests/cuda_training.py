@@ -42,7 +42,19 @@ def trained(model: nn.Module, device: str, **options: Any) -> Any:
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     options = {"epochs": 2, "progress": False, "train_loader": loader(), "scheduler_step": "batch"} | options
     schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
-    return fit(model, optimizer=optimizer, scheduler=schedule, device=device, **options)
+    run = Seen()
+    options["callbacks"] = [*options.get("callbacks", ()), run]
+    history = fit(model, optimizer=optimizer, scheduler=schedule, device=device, **options)
+    compiled = device == "cuda" and options.get("compile", True)
+    assert bool(run.recordings) is compiled, "a compiled training is recorded"
+    return history
+
+
+class Seen(Callback):
+    """Keeps what a run has recorded."""
+
+    def on_end(self, run: Any) -> None:
+        self.recordings = [] if run._step is None else run._step.recordings()
 
 
 def on_host(run: Callable[[], Any]) -> Any:

@@ -21,7 +21,7 @@ import minicnn
 import minicnn_kernels as kernels
 from minicnn import nn, optim
 from minicnn.data.on_device import on_device
-from minicnn.graph import compile_step
+from minicnn.graph import CompiledModule, CompiledStep, compile_step
 from minicnn.nn.transform import attached, detach
 from minicnn.training.anomaly import Snapshot, explain, explain_late
 from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
@@ -67,8 +67,8 @@ class Run:
         loader = on_device(loader, self.device)
         self.model, self.loader, self.optimizer, self.loss = model, loader, optimizer, loss
         self.forward = minicnn.compile(model) if compile else model
-        # On a device the same launches for every batch of a shape; on the host it is called as it is.
-        self._learn = compile_step(self._learn_batch, model, loss) if compile else self._learn_batch
+        self._step: CompiledStep | None = None
+        self._step_of: Any = None
         self.epochs, self.validation = epochs, validation
         self.scheduler, self.scheduler_step = scheduler, scheduler_step
         self.clip_norm, self.clip_value, self.max_norm, self.l1 = clip_norm, clip_value, max_norm, l1
@@ -126,22 +126,35 @@ class Run:
         """
         self.optimizer.zero_grad()
         if self.device != "cpu":
-            classified = self._learn(images, targets)
+            classified = self._device_step()(images, targets)
             self.tally.count(len(images), classified)
-            self._update(None, images, targets)
+            self._update()
             return
         before = Snapshot(self.model)
         outputs, loss = self._loss_of_batch(images, targets)
         if not math.isfinite(value := loss.item()):
             explain(self, before, images, targets, f"the loss became {value}")
         self._backward(loss)
-        self._update(before, images, targets)
+        norm = self._clip_gradients()
+        if norm is not None and not math.isfinite(value := norm.item()):
+            explain(self, before, images, targets, f"the norm of the gradient became {value}")
+        self._update()
         self.tally.add(loss, len(images), count_correct(outputs, targets))
+
+    def _device_step(self) -> Callable[[Any, Any], bool]:
+        """`_learn_batch`, compiled where the model is: the same launches for every batch of a shape."""
+        if not isinstance(self.forward, CompiledModule):
+            return self._learn_batch
+        options = (self.forward, self.loss, self.l1, self.clip_value, self.clip_norm)
+        if self._step is None or self._step_of != options:
+            self._step, self._step_of = compile_step(self._learn_batch, self.model, self.loss), options
+        return self._step
 
     def _learn_batch(self, images: Any, targets: Any) -> bool:
         """What a device does for a batch before the optimizer's step. Gives whether there are classes."""
         outputs, loss = self._loss_of_batch(images, targets)
         self._backward(loss)
+        self._clip_gradients()
         correct = count_correct(outputs, targets)
         self.tally.note(loss, correct)
         return correct is not None
@@ -156,17 +169,14 @@ class Run:
             loss = loss + nn.l1_penalty(weights, self.l1)
         loss.backward()
 
-    def _update(self, before: Snapshot | None, images: Any, targets: Any) -> None:
+    def _clip_gradients(self) -> Any:
+        """The norm of the gradient, a tensor (), if that is limited."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         if self.clip_value is not None:
             optim.clip_grad_value_(parameters, self.clip_value)
-        if self.clip_norm is not None:
-            norm = float(optim.clip_grad_norm_(parameters, self.clip_norm))
-            if not math.isfinite(norm):
-                what = f"the norm of the gradient became {norm}"
-                if before is None:
-                    explain_late(self, self.batch + 1, what)
-                explain(self, before, images, targets, what)
+        return None if self.clip_norm is None else optim.clip_grad_norm_(parameters, self.clip_norm)
+
+    def _update(self) -> None:
         self.optimizer.step()
         if self.max_norm is not None:
             optim.max_norm_((p for p in self.model.parameters() if p.requires_grad), self.max_norm)
