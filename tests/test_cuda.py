@@ -126,7 +126,7 @@ assert (x.device, x.cpu().device, x.to(minicnn.ones(1)).device) == ("cuda", "cpu
 assert "device='cuda'" in repr(x) and x.sum().item() == 6 and kernels.devices() == ("cpu", "cuda")
 refused(TypeError, "tensor.cpu().numpy()", x.numpy)
 refused(TypeError, "tensor.cpu().numpy()", lambda: np.asarray(x))
-refused(TypeError, "add: expected all arrays on device 'cuda'", lambda: x + minicnn.ones(2, 3))
+refused(TypeError, "Add: expected all tensors on one device, got (2, 3) on", lambda: x + minicnn.ones(2, 3))
 words = "lasso: this works in host memory, for it needs double precision"
 refused(NotImplementedError, words, lambda: kernels.of(x.data).lasso)
 refused(TypeError, "float64 is not supported", x.double)
