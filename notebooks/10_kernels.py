@@ -281,9 +281,8 @@ print("right")
 # Times lie. The first call compiles. Another program takes the processor away. Caches are warm in a loop and cold in life. So: call once before, repeat, take the median or the
 # best, check the *result* before the time, and compare only what was measured side by side on one machine. `python -m bench ladder` does this with more patience.
 #
-# The figures on the web come from two cores of a machine with AVX-512, and they show such a trap: another program kept the second core busy meanwhile. So what uses two threads is *slower* there than
-# what uses one, and even the roof of two threads lies too low. On a quiet machine the second thread nearly doubles both: `bench/results/ladder.png` of the source. With `MINICNN_FAST=1` problems are
-# smaller, and the top rungs look a little worse, for there is less work to share.
+# The figures on the web come from two cores of a machine with AVX-512 that had nothing else to do. A rung need not be above the one below it on every problem: the cache tiles win nothing here, because matrices of this size fit into the cache as they are
+# (with 1,024 x 1,024 they do not: `bench/results/ladder.png` of the source). And while another program keeps a core busy, whatever uses two threads is slower than what uses one. With `MINICNN_FAST=1` problems are smaller, and the top rungs look a little worse, for there is less work to share.
 #
 # ## What was learnt
 #
