@@ -126,7 +126,7 @@ def register_tiles(a, b, c):
     return c
 
 
-@kernel(_MATRICES, registers=208, launch_bounds=(ACROSS * ACROSS, 1))
+@kernel(_MATRICES, registers=184, launch_bounds=(ACROSS * ACROSS, 1))
 def _register_tiles(c, a, b, m, n, k):
     strip_a = cuda.shared.array((DEPTH, PITCH), np.float32)  # a warp's 8 terms x 4 rows: in 32 banks
     strip_b = cuda.shared.array((DEPTH, TILE), np.float32)
@@ -169,7 +169,7 @@ def pipelined(a, b, c):
 
     Four numbers travel by one instruction, so the loads of a step are 4 beside 64 multiply-adds, not 16.
     While one strip is multiplied, the next two are on their way to shared memory past the registers
-    (`cp.async`): the way from memory, some 500 cycles, is not waited for. With indices of 32 bits, half of the
+    (`cp.async`): the way from memory, some 500 cycles, is not waited for. With indices of 32 bits, 128
     registers are enough, and two blocks share a multiprocessor: one computes while the other waits. A sum
     too long for its few tiles is split, so that all multiprocessors have work.
     """
