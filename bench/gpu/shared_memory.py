@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels import algorithms, cuda
-from minicnn_kernels.cuda import driver
+from minicnn_kernels import cuda
+from minicnn_kernels.cuda import driver, gemm
 
 
 def meets_in_shared_memory(function: Any, seen: set[Any] | None = None) -> bool:
@@ -39,7 +39,7 @@ def main() -> None:
         launch(kernel, *arguments)
 
     setattr(driver.Kernel, "run", noted)  # noqa: B010  (this process does nothing else)
-    for call in (products, reductions, normalizations, lattices, selections):
+    for call in (products, reductions, normalizations, lattices, compression):
         call()
     driver.stream().synchronize()
     meeting = {kernel.name for kernel in driver.KERNELS if meets_in_shared_memory(kernel.function)}
@@ -59,23 +59,20 @@ def integers(*shape: int, low: int = -5, high: int = 6) -> Any:
 
 
 def products() -> None:
-    """Tiles of every size and arithmetic, with edges that fill no tile; a convolution on them."""
-    matrices()
-    if "matmul" in algorithms.ALGORITHMS:
-        with algorithms.using("matmul", "tf32"):
-            matrices()
+    """Every tile with both orders of both operands, at sizes that fill no tile; a convolution."""
+    choose = gemm.choose
+    for tile in (*gemm.FLOAT32_TILES, *gemm.TF32_TILES):
+        setattr(gemm, "choose", lambda *_, tile=tile: (tile, 1))  # noqa: B010  (put back below)
+        m, n, k = tile.rows + 3, tile.columns + 1, 2 * tile.depth + 3
+        for a in (normal(m, k), normal(k, m).permuted((1, 0))):
+            for b in (normal(k, n), normal(n, k).permuted((1, 0))):
+                cuda.matmul(a, b)
+    setattr(gemm, "choose", choose)  # noqa: B010
     window = ((1, 1), (1, 1), (1, 1), 1)
     x, weight = normal(2, 3, 5, 5), normal(4, 3, 3, 3)
     grad = cuda.conv2d_forward(x, weight, None, *window)
     cuda.conv2d_backward_input(grad, weight, x.shape, *window)
     cuda.conv2d_backward_weight(grad, x, weight.shape, *window)
-
-
-def matrices() -> None:
-    """Products of both memory orders."""
-    for side in (3, 9) if driver.SIMULATED else (33, 150, 1500):
-        cuda.matmul(normal(side, 5), normal(5, side + 1))
-        cuda.matmul(normal(8, side).permuted((1, 0)), normal(side + 1, 8).permuted((1, 0)))
 
 
 def reductions() -> None:
@@ -110,9 +107,13 @@ def lattices() -> None:
     cuda.quantized_linear_forward(normal(3, 90), x, None, small, scale, None, None, 0, 0)
 
 
-def selections() -> None:
-    """Sums over the units of a mask."""
-    cuda.unit_sums(normal(6, 90), 1, 0)
+def compression() -> None:
+    """Sums over the units of a mask, codebooks, signs."""
+    x = normal(6, 90)
+    cuda.unit_sums(x, 1, 0)
+    centroids = cuda.kmeans(x, 4, "linear", 0)
+    cuda.codebook_backward(x, x, cuda.nearest_centroid(x, centroids, np.uint8), 4)
+    cuda.mean_magnitude(x, 0)
 
 
 if __name__ == "__main__":
