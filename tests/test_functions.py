@@ -22,6 +22,7 @@ from op_table import (
     run,
     run_torch,
 )
+
 import minicnn
 import minicnn_kernels as kernels
 
