@@ -53,7 +53,14 @@ def max_pool2d_backward(
     on_device("max_pool2d", grad, argmax)
     dx = empty(input_shape)
     geometry = (*input_shape[2:], *grad.shape[2:], *kernel_size, *stride, *padding, *dilation)
-    launch(_max_backward, dx.size, flat(dx), flat(dense(grad)), flat(dense(argmax)), geometry, dx.size)
+    arrays = flat(dx), flat(dense(grad)), flat(dense(argmax))
+    apart = all(size <= step for size, step in zip(kernel_size, stride, strict=True))
+    if apart and tuple(padding) == (0, 0) and tuple(dilation) == (1, 1):
+        cells = tuple(-(-size // step) for size, step in zip(input_shape[2:], stride, strict=True))
+        count = math.prod((*input_shape[:2], *cells))
+        launch(_max_backward_apart, count, *arrays, geometry, cells, count)
+    else:
+        launch(_max_backward, dx.size, *arrays, geometry, dx.size)
     return dx
 
 
@@ -194,6 +201,25 @@ def _max_backward(dx, grad, argmax, geometry, size):
                         if argmax[window] == p * kw + q:
                             total += grad[window]
         dx[e] = total
+
+
+@kernel(f"float32[::1], float32[::1], uint8[::1], {_GEOMETRY}, UniTuple(int64, 2), int64", registers=64)
+def _max_backward_apart(dx, grad, argmax, geometry, cells, size):
+    """One thread a window that shares no pixel: it writes the pixels up to the next one. For 2 x 2 of step 2
+    that is 5 divisions for 4 pixels; `_max_backward` makes 13 for each, three times the trip to memory."""
+    h, w, out_h, out_w, kh, kw, sh, sw, _, _, _, _ = geometry
+    down, across = cells
+    for e in range(cuda.grid(1), size, cuda.gridsize(1)):
+        i, j, image = e // across % down, e % across, e // (across * down)
+        winner, value = np.int64(-1), _ZERO
+        if i < out_h and j < out_w:
+            window = (image * out_h + i) * out_w + j
+            winner, value = np.int64(argmax[window]), grad[window]
+        first = (image * h + i * sh) * w + j * sw
+        for p in range(min(sh, h - i * sh)):
+            for q in range(min(sw, w - j * sw)):
+                won = p < kh and q < kw and p * kw + q == winner
+                dx[first + p * w + q] = value if won else _ZERO
 
 
 @kernel(f"int64[::1], uint8[::1], {_GEOMETRY}, int64", registers=48)
