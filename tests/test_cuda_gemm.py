@@ -7,7 +7,7 @@ Most run with one thread in a block; some with as many as meet in a tile, and on
 from __future__ import annotations
 
 import pytest
-from test_cuda import in_simulator
+from simulated import in_simulator
 
 START = """
 import sys
@@ -59,7 +59,7 @@ for m, n, k in SHAPES:
     ("threads", "shapes"),
     [
         # multiples of four, which are copied by 128 bits; tails in every dimension; nothing to add up
-        (1, ((8, 8, 8), (12, 20, 12), (9, 5, 17), (3, 11, 1), (1, 1, 25), (4, 3, 0))),
+        (1, ((8, 8, 8), (12, 20, 12), (9, 5, 17), (3, 11, 1), (1, 1, 25), (2, 3, 50), (4, 3, 0))),
         (2, ((8, 20, 9), (5, 3, 20))),
         (64, ((60, 66, 18),)),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_cuda import in_simulator
+from simulated import in_simulator
 
 START = """
 import numpy as np

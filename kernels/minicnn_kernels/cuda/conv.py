@@ -1,24 +1,23 @@
-"""Convolution by an im2col matrix and the tiles of `gemm.py`: the explicit rung.
+"""Convolution and its gradients: which algorithm, and what all of them are told.
 
-Images are (N, C, H, W) in C order. Windows become columns (N, C kh kw, H' W'), so that weight times columns
-is the result as it lies in memory; images and groups are the batches of the product. The gradient of the
-input is gathered pixel by pixel, without atomic additions, so it repeats bit for bit. A 1x1 kernel of stride
-1 needs no columns: the image is its own.
+Images are (N, C, H, W) in C order. `implicit.py` gathers windows while it multiplies, `explicit.py` writes
+them to memory first, `depthwise.py` serves groups so small that a product would be silly. All repeat bit
+for bit.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from minicnn_kernels.cuda.driver import cuda, kernel, launch
-from minicnn_kernels.cuda.elementwise import add
+from minicnn_kernels.algorithms import algorithm
+from minicnn_kernels.cuda import depthwise, explicit, implicit, implicit_weight
+from minicnn_kernels.cuda.driver import Elements
 from minicnn_kernels.cuda.epilogue import Epilogue
-from minicnn_kernels.cuda.gemm import gemm
+from minicnn_kernels.cuda.explicit import col2im, im2col
 from minicnn_kernels.cuda.reduction import sum as total
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
+from minicnn_kernels.cuda.taps import Geometry
 from minicnn_kernels.device_array import DeviceArray
 from minicnn_kernels.windows import conv_output_size
 
@@ -31,58 +30,39 @@ __all__ = [
     "im2col",
 ]
 
-_ZERO = np.float32(0)
-_GEOMETRY = "UniTuple(int64, 13)"
-
-
-def im2col(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> DeviceArray:
-    """Every window as a column: x (N, C, H, W) -> (N, C kh kw, H' W'). PyTorch's `unfold`."""
-    on_device("im2col", x)
-    n, c, *size = x.shape
-    out = conv_output_size(size, kernel_size, stride, padding, dilation)
-    columns = empty((n, c * math.prod(kernel_size), math.prod(out)))
-    geometry = (c, *size, *out, *kernel_size, *stride, *padding, *dilation)
-    launch(_im2col, columns.size, flat(columns), flat(dense(x)), geometry, columns.size)
-    return columns
-
-
-def col2im(
-    columns: Any, output_size: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any
-) -> DeviceArray:
-    """Add every column back to its window, the transpose of `im2col`: PyTorch's `fold`.
-
-    columns (N, C kh kw, L), output_size (H, W) -> (N, C, H, W).
-    """
-    on_device("col2im", columns)
-    c = columns.shape[1] // math.prod(kernel_size)
-    out = conv_output_size(output_size, kernel_size, stride, padding, dilation)
-    x = empty((columns.shape[0], c, *output_size))
-    geometry = (c, *output_size, *out, *kernel_size, *stride, *padding, *dilation)
-    launch(_col2im, x.size, flat(x), flat(dense(columns)), geometry, x.size)
-    return x
+LONGEST = 2**31 - 1  # elements that an index of 32 bits counts; larger batches are done part by part
+_FEW_CHANNELS = 8  # of a group, for which no tile is filled
 
 
 def conv2d_forward(
     x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> DeviceArray:
     """weight * x + bias: x (N, C, H, W), weight (O, C/groups, kh, kw), bias (O,)|None -> (N, O, H', W')."""
+    return convolution(x, weight, bias, stride, padding, dilation, groups)
+
+
+def convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    *,
+    relu: bool = False,
+) -> DeviceArray:
+    """`conv2d_forward`, and if asked for ReLU, which costs nothing here: results are still in registers."""
     on_device("conv2d", x, weight, bias)
-    n, outputs = x.shape[0], weight.shape[0]
-    out = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    columns = _columns(x, weight.shape[2:], stride, padding, dilation)
-    y = empty((n, outputs, *out))
-    m, k, pixels = outputs // groups, math.prod(weight.shape[1:]), math.prod(out)
-    gemm(
-        flat(y),
-        (outputs * pixels, m * pixels, pixels, 1),
-        flat(dense(weight)),
-        (0, m * k, k, 1),
-        flat(columns),
-        (groups * k * pixels, k * pixels, pixels, 1),
-        (m, pixels, k),
-        (n, groups),
-        Epilogue(None if bias is None else flat(dense(bias)), (1, 0)),
-    )
+    g = _geometry(x.shape, weight.shape, stride, padding, dilation, groups)
+    y, x, weight = empty((g.n, g.outputs, *g.out)), dense(x), dense(weight)
+    epilogue = Epilogue(None if bias is None else flat(dense(bias)), (1, 0), relu=relu)
+    if algorithm("conv2d") == "explicit":
+        explicit.forward(y, x, weight, g, epilogue)
+        return y
+    way = depthwise if groups > 1 and g.outputs // groups <= _FEW_CHANNELS else implicit
+    for part, (of_y, of_x) in _by_images(g, y, x):
+        way.forward(of_y, of_x, flat(weight), part, epilogue)
     return y
 
 
@@ -101,24 +81,17 @@ def conv2d_backward_input(
     onto: an array of input_shape that it is added to.
     """
     on_device("conv2d", grad, weight, onto)
-    n, outputs, *out = grad.shape
-    m, k, pixels = outputs // groups, math.prod(weight.shape[1:]), math.prod(out)
-    columns = empty((n, groups * k, pixels))
-    gemm(
-        flat(columns),
-        (groups * k * pixels, k * pixels, pixels, 1),
-        flat(dense(weight)),
-        (0, m * k, 1, k),
-        flat(dense(grad)),
-        (outputs * pixels, m * pixels, pixels, 1),
-        (k, pixels, m),
-        (n, groups),
-    )
-    if _is_its_own_columns(weight.shape[2:], stride, padding):
-        dx = columns.view(input_shape, None)
-    else:
-        dx = col2im(columns, tuple(input_shape[2:]), weight.shape[2:], stride, padding, dilation)
-    return dx if onto is None else add(dx, onto)
+    g = _geometry(input_shape, weight.shape, stride, padding, dilation, groups)
+    grad, weight = dense(grad), dense(weight)
+    if algorithm("conv2d") == "explicit":
+        return explicit.backward_input(grad, weight, g, onto)
+    dx = empty(tuple(input_shape))
+    onto = dx if onto is None else dense(onto)
+    way = depthwise if groups > 1 and g.channels // groups <= _FEW_CHANNELS else implicit
+    for part, (of_dx, of_grad, of_onto) in _by_images(g, dx, grad, onto):
+        epilogue = Epilogue(onto=None if onto is dx else of_onto)
+        way.backward_input(of_dx, of_grad, flat(weight), part, epilogue)
+    return dx
 
 
 def conv2d_backward_weight(
@@ -126,22 +99,18 @@ def conv2d_backward_weight(
 ) -> DeviceArray:
     """Gradient by the weight: grad (N, O, H', W'), x (N, C, H, W) -> weight_shape (O, C/groups, kh, kw)."""
     on_device("conv2d", grad, x)
-    n, outputs, *out = grad.shape
-    m, k, pixels = outputs // groups, math.prod(weight_shape[1:]), math.prod(out)
-    columns = _columns(x, tuple(weight_shape[2:]), stride, padding, dilation)
-    # One product for each image: many blocks; then one sum in the order of the images.
-    parts = empty((n, *weight_shape))
-    gemm(
-        flat(parts),
-        (outputs * k, m * k, k, 1),
-        flat(dense(grad)),
-        (outputs * pixels, m * pixels, pixels, 1),
-        flat(columns),
-        (groups * k * pixels, k * pixels, 1, pixels),
-        (m, k, pixels),
-        (n, groups),
-    )
-    return total(parts, 0, False)
+    g = _geometry(x.shape, weight_shape, stride, padding, dilation, groups)
+    grad, x = dense(grad), dense(x)
+    if algorithm("conv2d") == "explicit":
+        return explicit.backward_weight(grad, x, g)
+    dweight = empty(tuple(weight_shape))
+    few = groups > 1 and max(g.outputs, g.channels) // groups <= _FEW_CHANNELS
+    way = depthwise if few else implicit_weight
+    onto = None
+    for part, (of_grad, of_x) in _by_images(g, grad, x):
+        way.backward_weight(flat(dweight), of_grad, of_x, part, onto)
+        onto = flat(dweight)
+    return dweight
 
 
 def conv2d_backward_bias(grad: Any) -> DeviceArray:
@@ -149,43 +118,22 @@ def conv2d_backward_bias(grad: Any) -> DeviceArray:
     return total(grad, (0, 2, 3), False)
 
 
-def _columns(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> DeviceArray:
-    if _is_its_own_columns(kernel_size, stride, padding):
-        return dense(x)
-    return im2col(x, kernel_size, stride, padding, dilation)
+def _geometry(
+    input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Geometry:
+    n, channels, *image = input_shape
+    outputs, _, *kernel_size = weight_shape
+    out = conv_output_size(image, kernel_size, stride, padding, dilation)
+    kernel, steps, pads, gaps = ((a, b) for a, b in (kernel_size, stride, padding, dilation))
+    return Geometry(
+        n, channels, (image[0], image[1]), outputs, (out[0], out[1]), kernel, steps, pads, gaps, groups
+    )
 
 
-def _is_its_own_columns(kernel_size: Any, stride: Any, padding: Any) -> bool:
-    return (*kernel_size, *stride, *padding) == (1, 1, 1, 1, 0, 0)
-
-
-@kernel(f"float32[::1], float32[::1], {_GEOMETRY}, int64", registers=64)
-def _im2col(columns, x, geometry, size):
-    """One thread an element; neighbours in a warp are neighbours in a row of pixels."""
-    _, h, w, out_h, out_w, kh, kw, sh, sw, ph, pw, dh, dw = geometry
-    for e in range(cuda.grid(1), size, cuda.gridsize(1)):
-        column, tap = e % out_w, e // (out_w * out_h)
-        row = e // out_w % out_h
-        i = row * sh - ph + tap // kw % kh * dh
-        j = column * sw - pw + tap % kw * dw
-        channel = tap // (kw * kh)  # counted through all images
-        columns[e] = x[(channel * h + i) * w + j] if 0 <= i < h and 0 <= j < w else _ZERO
-
-
-@kernel(f"float32[::1], float32[::1], {_GEOMETRY}, int64", registers=64)
-def _col2im(x, columns, geometry, size):
-    """One thread a pixel: it collects from every window that covers it."""
-    _, h, w, out_h, out_w, kh, kw, sh, sw, ph, pw, dh, dw = geometry
-    for e in range(cuda.grid(1), size, cuda.gridsize(1)):
-        column, row, channel = e % w, e // w % h, e // (w * h)
-        total = _ZERO
-        for p in range(kh):
-            down = row + ph - p * dh
-            i = down // sh
-            if down >= 0 and i * sh == down and i < out_h:
-                for q in range(kw):
-                    right = column + pw - q * dw
-                    j = right // sw
-                    if right >= 0 and j * sw == right and j < out_w:
-                        total += columns[(((channel * kh + p) * kw + q) * out_h + i) * out_w + j]
-        x[e] = total
+def _by_images(g: Geometry, *arrays: DeviceArray) -> Iterator[tuple[Geometry, list[Elements]]]:
+    """(geometry, the arrays' elements) of as many images at a time as 32-bit indices reach; once if there
+    is none, for the results have to be written."""
+    at_once = max(LONGEST // max(max(array.size // max(g.n, 1) for array in arrays), 1), 1)
+    for first in range(0, max(g.n, 1), at_once):
+        n = min(at_once, g.n - first)
+        yield g._replace(n=n), [flat(array).after(first * (array.size // max(g.n, 1))) for array in arrays]

@@ -54,14 +54,20 @@ def at_least(floor, x):
     return floor if x < floor else x
 
 
-@functools.cache  # so that the kernels of one tile share the compiled functions
-def writer(tile: Tile) -> Callable:
-    """write(sums, c, c_steps, bias, onto, flags, floor, m, n, first_row, first_column, thread): finish a
-    tile of the (m, n) matrix c and write what lies inside.
+@inline_function
+def in_steps(column, step):
+    """Where a column of a matrix begins whose columns lie at equal distances."""
+    return np.int32(column * step)
 
-    c_steps: of rows and columns, and whether four neighbours may be written at once, which then end where the
-    matrix does. Each step is a pass over the sums, so that its condition is asked once and not for each of
-    them.
+
+@functools.cache  # so that the kernels of one tile share the compiled functions
+def writer(tile: Tile, column_start: Callable = in_steps) -> Callable:
+    """write(sums, c, row_step, columns, four, bias, onto, flags, floor, m, n, first_row, first_column,
+    thread): finish a tile of the (m, n) matrix c and write what lies inside.
+
+    Element [y, x] lies at y * row_step + column_start(x, columns). four: neighbours in a row are written
+    four at a time, which then end where the matrix does. Each step is a pass over the sums, so that its
+    condition is asked once and not for each of them.
     """
     count, width, place = tile.sums, tile.width, tile.place
     groups = count // width
@@ -69,9 +75,8 @@ def writer(tile: Tile) -> Callable:
     @inline_function
     def add_row_bias(group, state):
         sums, bias, step, first_row, m, thread = state
-        value = load(
-            bias, np.int32(min(np.int32(first_row + place(thread, group)[0]), np.int32(m - 1)) * step)
-        )
+        row = np.int32(min(np.int32(first_row + place(thread, group)[0]), np.int32(m - 1)))
+        value = load(bias, np.int32(row * step))
         for j in range(width):
             sums[group * width + j] += value
 
@@ -80,17 +85,18 @@ def writer(tile: Tile) -> Callable:
         sums, bias, step, first_column, n, thread = state
         column = np.int32(first_column + place(thread, group)[1])
         for j in range(width):
-            sums[group * width + j] += load(bias, np.int32(min(np.int32(column + j), np.int32(n - 1)) * step))
+            x = np.int32(min(np.int32(column + j), np.int32(n - 1)))
+            sums[group * width + j] += load(bias, np.int32(x * step))
 
     @inline_function
     def add_onto(group, state):
-        sums, onto, c_steps, m, n, first_row, first_column, thread = state
+        sums, onto, row_step, columns, m, n, first_row, first_column, thread = state
         row, column = place(thread, group)
         y, x = np.int32(first_row + row), np.int32(first_column + column)
-        here = np.int32(y * c_steps[0] + x * c_steps[1])
         for j in range(width):
+            here = np.int32(y * row_step + column_start(np.int32(x + j), columns))
             if y < m and np.int32(x + j) < n:
-                sums[group * width + j] += load(onto, np.int32(here + j * c_steps[1]))
+                sums[group * width + j] += load(onto, here)
 
     @inline_function
     def bound(group, state):
@@ -100,22 +106,22 @@ def writer(tile: Tile) -> Callable:
 
     @inline_function
     def store_group(group, state):
-        sums, c, c_steps, m, n, first_row, first_column, thread = state
+        sums, c, row_step, columns, m, n, first_row, first_column, thread = state
         row, column = place(thread, group)
         y, x = np.int32(first_row + row), np.int32(first_column + column)
         if y < m and x < n:
-            s = group * width
-            store4(c, np.int32(y * c_steps[0] + x), sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
+            s, here = group * width, np.int32(y * row_step + column_start(x, columns))
+            store4(c, here, sums[s], sums[s + 1], sums[s + 2], sums[s + 3])
 
     @inline_function
     def store_each(group, state):
-        sums, c, c_steps, m, n, first_row, first_column, thread = state
+        sums, c, row_step, columns, m, n, first_row, first_column, thread = state
         row, column = place(thread, group)
         y, x = np.int32(first_row + row), np.int32(first_column + column)
-        here = np.int32(y * c_steps[0] + x * c_steps[1])
         for j in range(width):
+            here = np.int32(y * row_step + column_start(np.int32(x + j), columns))
             if y < m and np.int32(x + j) < n:
-                store(c, np.int32(here + j * c_steps[1]), sums[group * width + j])
+                store(c, here, sums[group * width + j])
 
     add_row_biases, add_column_biases = unrolled(add_row_bias, groups), unrolled(add_column_bias, groups)
     add_all, bound_all = unrolled(add_onto, groups), unrolled(bound, groups)
@@ -123,17 +129,19 @@ def writer(tile: Tile) -> Callable:
     store_all = unrolled(store_each, groups)
 
     @inline_function
-    def write(sums, c, c_steps, bias, onto, flags, floor, m, n, first_row, first_column, thread):
+    def write(
+        sums, c, row_step, columns, four, bias, onto, flags, floor, m, n, first_row, first_column, thread
+    ):
         if flags[0] > 0:
             add_row_biases(0, (sums, bias, flags[0], first_row, m, thread))
         if flags[1] > 0:
             add_column_biases(0, (sums, bias, flags[1], first_column, n, thread))
         if flags[2]:
-            add_all(0, (sums, onto, c_steps, m, n, first_row, first_column, thread))
+            add_all(0, (sums, onto, row_step, columns, m, n, first_row, first_column, thread))
         bound_all(0, (sums, floor))
-        if c_steps[2]:
-            store_groups(0, (sums, c, c_steps, m, n, first_row, first_column, thread))
+        if four:
+            store_groups(0, (sums, c, row_step, columns, m, n, first_row, first_column, thread))
         else:
-            store_all(0, (sums, c, c_steps, m, n, first_row, first_column, thread))
+            store_all(0, (sums, c, row_step, columns, m, n, first_row, first_column, thread))
 
     return write

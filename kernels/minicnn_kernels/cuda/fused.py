@@ -19,10 +19,10 @@ from minicnn_kernels.cuda.conv import (
     conv2d_backward_bias,
     conv2d_backward_input,
     conv2d_backward_weight,
-    conv2d_forward,
+    convolution,
 )
 from minicnn_kernels.cuda.driver import cuda, device_function, kernel, launch
-from minicnn_kernels.cuda.linear import linear_forward
+from minicnn_kernels.cuda.linear import dense_layer
 from minicnn_kernels.cuda.normalization import batch_norm_backward, batch_statistics
 from minicnn_kernels.cuda.pooling import max_pool2d_backward
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
@@ -59,9 +59,9 @@ def conv2d_block_forward(
     pool: Any,
 ) -> tuple[DeviceArray, Any]:
     """max_pool(relu(weight * x + bias)) -> (y, winners)."""
-    y = conv2d_forward(x, weight, bias, stride, padding, dilation, groups)
     if pool is None:
-        return (_relu_(y) if relu else y), None
+        return convolution(x, weight, bias, stride, padding, dilation, groups, relu=relu), None
+    y = convolution(x, weight, bias, stride, padding, dilation, groups)
     windows, y_shape = _windows(y, pool)
     pooled, winners = empty(y_shape), empty(y_shape, np.uint8)
     launch(_pool, pooled.size, flat(pooled), flat(winners), flat(y), windows, relu, pooled.size)
@@ -144,7 +144,7 @@ def add_relu_forward(a: Any, b: Any) -> DeviceArray:
 
 def linear_relu_forward(x: Any, weight: Any, bias: Any) -> DeviceArray:
     """max(x weight^T + bias, 0); arguments as `linear_forward`'s."""
-    return _relu_(linear_forward(x, weight, bias))
+    return dense_layer(x, weight, bias, relu=True)
 
 
 def shortcut_forward(x: Any, step: Any, before: int, channels: int) -> DeviceArray:
@@ -173,12 +173,6 @@ def _windows(x: DeviceArray, pool: Any) -> tuple[tuple[int, ...], tuple[int, ...
     return (*x.shape[2:], *out, *kernel_size, *stride), (*x.shape[:2], *out)
 
 
-def _relu_(x: DeviceArray) -> DeviceArray:
-    """ReLU in place, of a result that nobody else has seen."""
-    launch(_relu, x.size, flat(x), x.size)
-    return x
-
-
 def _before_relu_and_pool(grad: Any, y: Any, winners: Any, shape: Any, relu: bool, pool: Any) -> Any:
     """The gradient before ReLU and pool, of `shape`. No position of a window is called `DEAD`."""
     if pool is not None:
@@ -198,13 +192,6 @@ def _normalized(x, place, channel, mean, inv_std, weight, has_weight, bias, has_
     if has_residual:
         value += residual[place]
     return value
-
-
-@kernel("float32[::1], int64", registers=32)
-def _relu(x, size):
-    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
-        if x[i] < _ZERO:  # a NaN stays
-            x[i] = _ZERO
 
 
 @kernel("float32[::1], float32[::1], float32[::1], int64", registers=32)

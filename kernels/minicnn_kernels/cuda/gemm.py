@@ -20,7 +20,7 @@ from minicnn_kernels.cuda.storage import empty, flat
 from minicnn_kernels.cuda.strips import STAGES, accumulation, strip_along_rows, strip_along_terms
 from minicnn_kernels.cuda.tiles import Tile, choose, float32_tile, tf32_tile
 
-__all__ = ["gemm"]
+__all__ = ["FLOAT32_TILES", "TF32_TILES", "add_parts", "gemm"]
 
 _MOST_BATCHES = 65535  # blocks along z of a grid
 LONGEST = 2**31 - 1  # elements that an index of 32 bits can count
@@ -78,8 +78,8 @@ def _product(tile: Tile, a_along_terms: bool, b_along_terms: bool) -> Kernel:
         )  # fmt: skip
         bias_start = np.int32(inner * m * epilogue[0])
         write(
-            sums, c[start:], c_steps, bias[bias_start:], onto[start:], epilogue, floor,
-            m, n, first_row, first_column, thread,
+            sums, c[start:], c_steps[0], c_steps[1], c_steps[2], bias[bias_start:], onto[start:], epilogue,
+            floor, m, n, first_row, first_column, thread,
         )  # fmt: skip
 
     return run
@@ -89,7 +89,7 @@ def _product(tile: Tile, a_along_terms: bool, b_along_terms: bool) -> Kernel:
     "float32[::1], float32[::1], int64, int64, float32[::1], float32[::1], UniTuple(int32, 3), float32, "
     "int64, int64"
 )
-def _add_parts(c, parts, splits, n, bias, onto, epilogue, floor, period, size):
+def add_parts(c, parts, splits, n, bias, onto, epilogue, floor, period, size):
     """c: (size,). parts: (splits, size), added up in their order. n: columns. period: rows that the bias
     has."""
     for e in range(cuda.grid(1), size, cuda.gridsize(1)):
@@ -175,7 +175,7 @@ def gemm(
             (m, n, k, terms, splits, size, inner, first),
         )
     if splits > 1:
-        launch(_add_parts, size, c, target, splits, n, *epilogue.arguments(c), m * inner, size)
+        launch(add_parts, size, c, target, splits, n, *epilogue.arguments(c), m * inner, size)
 
 
 def _steps(x: Any, strides: Any, across: int, neighbours: bool) -> tuple[tuple[int, ...], tuple[Any, ...]]:

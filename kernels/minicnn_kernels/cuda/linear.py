@@ -44,13 +44,19 @@ def matmul(a: Any, b: Any) -> DeviceArray:
 
 def linear_forward(x: Any, weight: Any, bias: Any) -> DeviceArray:
     """x weight^T + bias. x (..., in), weight (out, in), bias (out,) or None -> (..., out)."""
+    return dense_layer(x, weight, bias)
+
+
+def dense_layer(x: Any, weight: Any, bias: Any, *, relu: bool = False) -> DeviceArray:
+    """`linear_forward`, and if asked for ReLU, which costs nothing here: results are still in registers."""
     on_device("linear", x, weight, bias)
     outputs, inputs = weight.shape
     result = empty((*x.shape[:-1], outputs))
     x, weight, rows = dense(x), dense(weight), math.prod(x.shape[:-1])
+    epilogue = Epilogue(None if bias is None else flat(dense(bias)), (0, 1), relu=relu)
     gemm(
         flat(result), (0, 0, outputs, 1), flat(x), (0, 0, inputs, 1), flat(weight), (0, 0, 1, inputs),
-        (rows, outputs, inputs), epilogue=Epilogue(None if bias is None else flat(dense(bias)), (0, 1)),
+        (rows, outputs, inputs), epilogue=epilogue,
     )  # fmt: skip
     return result
 
