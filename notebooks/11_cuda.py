@@ -27,7 +27,7 @@
 import os
 
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")  # before Numba is imported
-os.environ.setdefault("MINICNN_SIMULATED_THREADS", "2")  # more than one: races are looked for (see below)
+os.environ.setdefault("MINICNN_SIMULATED_THREADS", "4")  # more than one: races are looked for (see below)
 
 import importlib.util
 import subprocess
@@ -577,6 +577,34 @@ viz.images(np.concatenate([shoe, found]), ["14 x 14 pixels", "edges, left to rig
 # Writing the matrix and reading it back costs more than the arithmetic: this is the *explicit* way. Faster kernels make the matrix only in their heads: while a block fills its tile of $X_{col}$ in shared memory, it computes from $(c, p, q, i, j)$ where in the image each
 # entry lies, and fetches it from there (*implicit* im2col).
 #
+# ## The rungs above
+#
+# The source has these ladders for the GPU, too, in `kernels/minicnn_kernels/ladder`, with tiles as large as an H100 wants them and two rungs more: loads of four numbers that are brought in the background while the last ones are multiplied, and *tensor cores*, which multiply small matrices in one
+# instruction, with factors rounded to 11 significant bits. Here all of them run on our small matrices, with blocks of four threads, and every access is watched.
+
+# %%
+from minicnn_kernels import cuda as device
+from minicnn_kernels.ladder import cuda_convolution, cuda_matmul
+
+moved = [device.to_device(array) for array in (A, B)]
+for rung in cuda_matmul.RUNGS:
+    C = device.to_host(rung.function(*cuda_matmul.arguments(rung, *moved)))
+    error = np.abs(C - A.astype(np.float64) @ B).max() / np.abs(A @ B).max()
+    print(f"{rung.name} (largest error {error:.0e}): {rung.what_changed} {rung.why}\n")
+
+image, weight, bias = (
+    rng.standard_normal(shape).astype(np.float32) for shape in ((1, 3, 6, 6), (5, 3, 3, 3), (5,))
+)
+moved = [device.to_device(array) for array in (image, weight, bias)]
+exact = F.conv2d(*(minicnn.tensor(array) for array in (image, weight, bias)), padding=1).numpy()
+for rung in cuda_convolution.RUNGS:
+    y = device.to_host(rung.function(*cuda_convolution.arguments(rung, *moved)))
+    assert np.allclose(y, exact, atol=1e-4), f"{rung.name} is wrong"
+    print(f"{rung.name}: {rung.what_changed} {rung.why}\n")
+
+# %% [markdown]
+# How fast each is can only be measured on a GPU. The reasons can be checked here: count what is read, as above.
+#
 # ## minicnn on the device
 #
 # `Module.to("cuda")` and `Tensor.to("cuda")` move parameters and data; from there on every operation, its gradient and the optimizer's step run as kernels like these (`kernels/minicnn_kernels/cuda`). Nothing comes back to the host unless one asks (`.cpu()`, `.item()`). One network, the same
@@ -610,7 +638,7 @@ def losses(device, steps):
     return found
 
 
-steps = 3 if FAST else 12
+steps = 3 if FAST else 8
 started = time.perf_counter()
 on_device = losses("cuda", steps)
 print(f"{steps} steps on the device took {time.perf_counter() - started:.0f} s")
@@ -712,7 +740,7 @@ else:
 # negative (`x[-1]`). `f64` in such a listing is a mistake in the kernel: somewhere a number was not float32. `python -m minicnn_kernels.cuda.code` shows for every kernel of minicnn how many registers and how much shared memory it takes, and fails if one computes with doubles
 # or has so many numbers at once that they *spill* from registers into slow memory.
 #
-# With `MINICNN_FAST=1` the network trains for 3 steps instead of 12. Nothing else differs.
+# With `MINICNN_FAST=1` the network trains for 3 steps instead of 8. Nothing else differs.
 #
 # ## What was learnt
 #

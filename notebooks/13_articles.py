@@ -76,9 +76,8 @@ print(f"a network to work on: {accuracy(trained):.1%}")
 
 # %%
 layer = nn.Conv2d(3, 32, kernel_size=3)
-mistaken = rng.standard_normal((32, 32, 3, 3)).astype(
-    np.float32
-)  # batch, height, width, channels as that article's library has it
+# Batch, height, width, channels: as that article's library has it.
+mistaken = rng.standard_normal((32, 32, 3, 3)).astype(np.float32)
 as_read = minicnn.tensor(np.moveaxis(mistaken, 3, 1))
 print("what the listing computes:", F.relu(layer(as_read)).shape, "- one column of results for each image")
 right = minicnn.randn(32, 3, 32, 32)
@@ -408,7 +407,7 @@ for score in ("l1", "taylor"):
     compress.prune(trial, 1 / 3, score=score, data=examples if score == "taylor" else None)
     print(
         f"{score:7}",
-        trial[0].weight.detach().numpy().tolist(),
+        trial[0].weight.detach().numpy().astype(float).round(1).tolist(),
         f"loss {F.cross_entropy(trial(examples[0][0]), examples[0][1]).item():.3f}",
     )
 
@@ -512,7 +511,7 @@ print(
 #
 # *Adaptive*: let measurements choose rates and bits (`compress.sensitivity`, `compress.mixed_bits`). *Interpretable*: look at
 # what moves an answer. *Secure*: an attacker moves every pixel a little in the worst direction (FGSM, Goodfellow 2015); does
-# compression make that easier?
+# compression make that easier? *On many devices*: `model.to("cuda")`, to which notebook 11 leads.
 
 # %%
 names = data.FashionMNIST(train=False).class_names
@@ -755,7 +754,7 @@ print(
 # %% [markdown]
 # ## 5.1: augmentation
 #
-# **Says** (text): more data by changing images. **Right:** flips, shifts, rotations, holes, drawn anew each time a picture is seen.
+# **Says** (text): more data by changing images, and faster hardware (notebook 11). **Right:** flips, shifts, rotations, holes, drawn anew each time a picture is seen.
 
 # %%
 augment = data.Compose(

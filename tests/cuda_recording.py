@@ -18,14 +18,14 @@ import numpy as np
 
 import minicnn
 import minicnn_kernels as kernels
-from minicnn import graph, nn, optim
+from minicnn import compress, graph, nn, optim
 from minicnn_kernels.cuda import maps, storage
 
 rng = np.random.default_rng(0)
 BATCHES = [
     tuple(
         minicnn.tensor(array).cuda()
-        for array in (rng.standard_normal((n, 1, 8, 8), np.float32), rng.integers(0, 5, n))
+        for array in (rng.standard_normal((n, 1, 6, 6), np.float32), rng.integers(0, 5, n))
     )
     for n in (4, 4, 3, 4, 4, 3, 3, 4)
 ]
@@ -35,17 +35,35 @@ BATCHES = [
 def fresh() -> nn.Module:
     minicnn.manual_seed(0)
     with kernels.use("reference"):
-        return cuda_step.network()
+        return nn.Sequential(
+            nn.Conv2d(1, 3, kernel_size=3, stride=2),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.25),
+            nn.Linear(3 * 2 * 2, 5),
+        )
 
 
 def network() -> nn.Module:
     return copy.deepcopy(fresh()).cuda()
 
 
+Change = Callable[[nn.Module, int], None]
+
+
+def nothing(*arguments: Any) -> None:
+    """Nothing changes but what always does: rates, counts of steps, random numbers."""
+
+
 def losses(
-    model: nn.Module, compiled: bool, change: Callable[[nn.Module, int], None] = lambda model, i: None
+    model: nn.Module, compiled: bool, change: Change, make: str, update: Callable[..., None]
 ) -> tuple[list[Any], Any]:
-    """(loss of every batch, and all weights and buffers after it; the step). change: before batch i."""
+    """(loss of every batch, and all weights and buffers after it; what was compiled).
+
+    change: before batch i. make: the optimizer's name. update: what it does, given optimizer, model and i; an
+    attribute `before` of it is called just before.
+    """
     forward = minicnn.compile(model)
 
     def learn(images: Any, labels: Any) -> Any:
@@ -53,9 +71,15 @@ def losses(
         loss.backward()
         return loss, "learnt"
 
-    step = graph.compile_step(learn, model) if compiled else learn
-    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    optimizer = cuda_step.OPTIMIZERS[make](model.parameters())
     schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
+    i = 0
+
+    def move() -> None:
+        update(optimizer, model, i)
+
+    step = graph.compile_step(learn, model) if compiled else learn
+    turn = graph.compile_update(move, model) if compiled else move
     minicnn.manual_seed(1)
     found: list[Any] = []
     for i, (images, labels) in enumerate(BATCHES):
@@ -66,25 +90,91 @@ def losses(
         assert said == "learnt"
         assert (model[1].running_mean._version.count > seen) is model.training, "the tape watches buffers"
         found.append(loss.detach())  # read at the end: a result is not overwritten by the next call
-        optimizer.step()
+        getattr(update, "before", nothing)(optimizer, model, i)
+        turn()
         schedule.step()
     state = [value.cpu().numpy() for value in model.state_dict().values()]
-    return [*(loss.item() for loss in found), minicnn.get_rng_state(), *state], step
+    return [*(loss.item() for loss in found), minicnn.get_rng_state(), *state], (step, turn)
 
 
-def same(change: Callable[[nn.Module, int], None] = lambda model, i: None) -> Any:
-    """The step, which gave what the function itself gives."""
-    expected, _ = losses(network(), False, change)
-    found, step = losses(network(), True, change)
+def steps(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+    optimizer.step()
+
+
+def both(
+    change: Change = nothing, make: str = "adam", update: Callable[..., None] = steps
+) -> tuple[Any, Any]:
+    """The compiled step and update, which gave what the functions themselves give."""
+    expected, _ = losses(network(), False, change, make, update)
+    found, compiled = losses(network(), True, change, make, update)
     for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs, err_msg=change.__name__)
-    return step
+        np.testing.assert_array_equal(ours, theirs, err_msg=f"{change.__name__} {update.__name__}")
+    return compiled
+
+
+def same(change: Change = nothing) -> Any:
+    """The compiled step of `both`."""
+    return both(change)[0]
 
 
 def a_repetition_has_the_bits_of_the_function() -> None:
-    step = same()
-    assert len(step.recordings()) == 2, "one for each shape"
-    assert all(recording.refusal is None for recording in step.recordings())
+    for make in cuda_step.OPTIMIZERS:
+        for compiled in both(make=make):
+            assert len(compiled.recordings()) == 2, "one for each shape"
+            assert all(recording.refusal is None for recording in compiled.recordings())
+
+
+def an_update_decides_anew_in_every_step() -> None:
+    def masks(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+        if i == 4:
+            compress.prune(model, 0.5)
+        optimizer.step()
+
+    def reads(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+        optimizer.step()
+        if i == 4:  # the bias of this step, not of the one before
+            model[1].running_mean.copy_(minicnn.tensor(model[0].bias.tolist()).cuda())
+
+    def restores(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+        optimizer.step()
+
+    def restore(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+        if i == 4:  # as many launches after it, in other memory
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            spoil_the_pool(model, i)
+
+    def parts(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+        optimizer.param_groups[0]["lr"] *= 1 + i
+        optimizer.step()
+        if i % 2:
+            optim.max_norm_(model.parameters(), 0.5)  # memory of its own for every number on the way
+
+    def groups(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+        if i == 0:  # two groups with equal numbers, until they are not
+            weights = optimizer.param_groups[0]["params"]
+            optimizer.param_groups[0]["params"] = weights[:3]
+            optimizer.add_param_group({"params": weights[3:]})
+        if i == 4:
+            optimizer.param_groups[1]["lr"] *= 2
+        optimizer.step()
+
+    restores.before = restore
+    for update in (masks, reads, restores, parts, groups):
+        both(update=update)
+
+    def fails(optimizer: optim.Optimizer, model: nn.Module, i: int) -> None:
+        optimizer.step()
+        if i == 7:
+            raise KeyboardInterrupt
+
+    weights = []
+    for compiled in (False, True):
+        model = network()
+        try:
+            losses(model, compiled, nothing, "sgd", fails)
+        except KeyboardInterrupt:
+            weights.append(model[0].weight.detach().cpu().numpy())
+    np.testing.assert_array_equal(*weights)
 
 
 def spoil_the_pool(model: nn.Module, i: int) -> None:
@@ -188,7 +278,15 @@ def what_cannot_be_recorded_says_why_and_is_right() -> None:
         with minicnn.no_grad():
             return hooked(images)
 
+    optimizer = optim.SGD(model.parameters(), lr=0.0)
+
+    def turns(images: Any, labels: Any) -> None:
+        model(images).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
     for step, words in (
+        (turns, "an optimizer steps in it"),
         (reads, "cuda_recording.py, line"),
         (copies, "copied from the host"),
         (draws, "outside of dropout"),
@@ -206,6 +304,8 @@ def what_cannot_be_recorded_says_why_and_is_right() -> None:
                 found = compiled(*BATCHES[0])
             texts = [str(warning.message) for warning in said]
             assert (len(texts) == 1 and words in texts[0]) if i == 1 else not texts, (step.__name__, i, texts)
+            if step is turns:
+                continue
             if isinstance(expected, minicnn.Tensor):
                 assert found.requires_grad == expected.requires_grad
                 found, expected = (x.detach().cpu().numpy() for x in (found, expected))

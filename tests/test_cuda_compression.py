@@ -139,7 +139,9 @@ compressed(lambda model, x: compress.share(model, 4, init="random", seed=1))
 compressed(lambda model, x: compress.binarize(model, x))
 compressed(lambda model, x: compress.binarize(model, x, ternary=True))
 compressed(lambda model, x: compress.low_rank(model, energy=0.7))
-compressed(lambda model, x: compress.lasso_reconstruction(model, "3", 0.5, [x]))
+compressed(lambda model, x: compress.lasso_reconstruction(model, "3", 0.5, [x.cpu()]))
+labels = minicnn.tensor([1, 4])
+compressed(lambda model, x: compress.prune(model, 0.5, score="taylor", data=[(x.cpu(), labels)]))
 compressed(lambda model, x: compress.equalize(model, x))
 compressed(lambda model, x: compress.correct_bias(compress.quantize(model, [x], bits=4), [x]))
 compressed(lambda model, x: compress.low_rank_residual(model, 1))
@@ -155,5 +157,42 @@ compressed(trained(lambda: compress.PolynomialPruning(0, 1, 0.2, 0.6, every="1 b
 compressed(trained(lambda: compress.Surgery(0.5, stop=1)))
 compressed(trained(lambda: compress.Proximal(0.01)))
 compressed(lambda model, x: compress.quantize(compress.share(model, 5) and model, [x], bits=4))
+"""
+    in_simulator("-c", HEADER + program)
+
+
+def test_a_step_of_compressed_training_is_recorded_and_repeated():
+    program = """
+import copy
+from minicnn import compress, nn, optim
+from minicnn.graph import compile_step
+minicnn.manual_seed(0)
+with kernels.use("reference"):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6))
+batches, labels = [minicnn.tensor(floats(2, 2, 4, 4)).cuda() for _ in range(4)], minicnn.tensor([1, 4]).cuda()
+def losses(change, compiled):
+    trained = copy.deepcopy(model).cuda()
+    change(trained)
+    optimizer = optim.SGD(trained.train().parameters(), lr=0.05, momentum=0.9)
+    def step(x):
+        loss = nn.functional.cross_entropy(trained(x), labels)
+        loss.backward()
+        return loss
+    run = compile_step(step, trained) if compiled else step
+    found = []
+    for x in batches:
+        optimizer.zero_grad()
+        found.append(run(x).item())
+        optimizer.step()
+    assert not compiled or run._recorded
+    return found
+for change in (
+    lambda model: compress.prune(model, 0.5),
+    lambda model: compress.quantize(model, batches[:1]),
+    lambda model: compress.quantize(model, batches[:1], bits=4, learned=True),
+    lambda model: compress.share(model, 4),
+    lambda model: compress.binarize(model, ternary=True),
+):
+    assert losses(change, True) == losses(change, False)
 """
     in_simulator("-c", HEADER + program)

@@ -17,6 +17,7 @@ from minicnn import graph, nn
         "memory_of_a_recording_is_lent_to_nobody",
         "changes_of_the_model_are_seen",
         "a_gradient_that_is_there_is_added_to",
+        "an_update_decides_anew_in_every_step",
         "evaluation_is_repeated_too",
         "what_cannot_be_recorded_says_why_and_is_right",
     ],

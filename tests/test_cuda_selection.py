@@ -13,6 +13,8 @@ def same(ours, theirs):
     ours = cuda.to_host(ours) if isinstance(ours, kernels.DeviceArray) else ours
     assert ours.dtype == theirs.dtype, (ours.dtype, theirs.dtype)
     np.testing.assert_array_equal(ours, theirs)
+def there(x):
+    return cuda.to_device(x) if isinstance(x, np.ndarray) else x
 def refused(error, words, call):
     try:
         call()
@@ -138,11 +140,11 @@ cases = [
 for index in cases:
     for moved in (True, False):
         parts = index if isinstance(index, tuple) else (index,)
-        there = tuple(cuda.to_device(p) if moved and isinstance(p, np.ndarray) else p for p in parts)
+        given = tuple(there(p) if moved else p for p in parts)
         taken = reference.getitem(x, index)
-        same(cuda.getitem(cuda.to_device(x), there), taken)
+        same(cuda.getitem(cuda.to_device(x), given), taken)
         grad = rng.standard_normal(taken.shape).astype(np.float32)
-        same(cuda.getitem_backward(cuda.to_device(grad), x.shape, there),
+        same(cuda.getitem_backward(cuda.to_device(grad), x.shape, given),
              reference.getitem_backward(grad, x.shape, index))
 for index, words in (
     ([0, 4], "position 4 lies outside of a dimension of size 4"),
@@ -150,6 +152,21 @@ for index, words in (
     (mask.T, "a mask of shape (5, 4) does not fit"),
 ):
     refused(IndexError, words, lambda: cuda.getitem(cuda.to_device(x), index))
+
+for ours, index in ((cuda.to_device(np.array([5, -6, 0])), [5, -6, 0]), (cuda.to_device(np.array([9])), [9])):
+    outside = np.abs(np.array(index)) > 3
+    found = cuda.to_host(cuda.getitem(cuda.to_device(x), ours))
+    assert np.isnan(found[outside]).all() and np.isfinite(found[~outside]).all()
+    back = cuda.to_host(cuda.getitem_backward(cuda.to_device(np.ones_like(found)), x.shape, ours))
+    assert back.sum() == np.isfinite(found).sum()
+for index in cases:
+    parts = tuple(there(part) for part in (index if isinstance(index, tuple) else (index,)))
+    value = rng.standard_normal(reference.getitem(x, index).shape).astype(np.float32)
+    for value in (value, value[..., :1], 7):
+        ours, theirs = cuda.to_device(x), x.copy()
+        cuda.setitem(ours, parts, there(value))
+        reference.setitem(theirs, index, value)
+        same(ours, theirs)
 
 def through_tensors(device):
     t = minicnn.tensor(x).to(device).requires_grad_()

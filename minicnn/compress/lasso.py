@@ -16,7 +16,7 @@ from minicnn.nn.module import Module
 from minicnn.nn.transform import find, raw
 from minicnn.random import Generator
 from minicnn.tensor import Tensor, as_tensor
-from minicnn.training.evaluate import inference
+from minicnn.training.evaluate import device_of, inference
 from minicnn_kernels.windows import conv_output_size
 
 
@@ -114,7 +114,7 @@ def _windows(
     weight = k.permute(k.reshape(weight, (len(weight), -1)), (1, 0))
     rows, outputs = [], []
     for batch in data:
-        images = as_tensor(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        images = as_tensor(batch[0] if isinstance(batch, (tuple, list)) else batch).to(device_of(model))
         x = _input(model, layer, images)
         theirs = x if source is layer else _input(original, source, images)
         if isinstance(layer, nn.Conv2d):

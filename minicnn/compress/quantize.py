@@ -70,7 +70,7 @@ def quantize(
     learned: scales are parameters to be trained (LSQ, Esser et al. 2020). momentum: how fast ranges of
     activations follow further training; those of weights are always the present ones, or fixed with 'mse'.
     fold: fold batch norm first, where that can be. sample: a batch of images to trace the model with,
-    default the first of calibration. Batches are on the model's device.
+    default the first of calibration. Batches are moved to the model's device.
 
     Returns the model. Raises ValueError, the model untouched, for bits out of range, unknown layers or
     observers, no data, data that is not finite, a model without such layers or one that is quantized already.
@@ -117,7 +117,7 @@ def quantize(
     for name, quantizer in weights.items():
         attach(model.get_submodule(name), "weight", quantizer)
     for point, quantizer in activations.items():
-        attach(model.get_submodule(point.layer), point.place, quantizer.to(first.device))
+        attach(model.get_submodule(point.layer), point.place, quantizer)
     for name, point in placement.sources.items():
         if point != Point(name, "input", point.unsigned):
             attach(model.get_submodule(name), "input", SameLattice(activations[point]))

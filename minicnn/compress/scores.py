@@ -16,7 +16,7 @@ from minicnn.nn.module import Module
 from minicnn.nn.transform import raw
 from minicnn.random import Generator
 from minicnn.tensor import as_tensor
-from minicnn.training.evaluate import inference
+from minicnn.training.evaluate import device_of, inference
 
 SCORES = ("l1", "l2", "taylor", "random", "bn_scale")
 
@@ -89,7 +89,8 @@ def _taylor(
     batches = 0
     with inference(model), enable_grad(), _own_gradients(model, layers):
         for images, targets in data:
-            loss(model(as_tensor(images)), targets).backward()
+            images, targets = (as_tensor(part).to(device_of(model)) for part in (images, targets))
+            loss(model(images), targets).backward()
             batches += 1
             for name, layer in layers.items():
                 parameter = raw(layer, "weight")

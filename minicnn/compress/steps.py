@@ -7,7 +7,7 @@ values are loaded: a resumed compression goes on bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from minicnn import data
@@ -24,9 +24,11 @@ from minicnn.compress.select import select_layers
 from minicnn.compress.share import share
 from minicnn.compress.structure import describe, restore
 from minicnn.data import Dataset
+from minicnn.data.on_device import on_device
 from minicnn.nn.module import Module
 from minicnn.nn.transform import attached
 from minicnn.training.callbacks import Callback
+from minicnn.training.evaluate import device_of
 from minicnn.training.trainer import Run
 
 
@@ -45,12 +47,12 @@ class Compressor:
                 if isinstance(names, (tuple, dict)):
                     select_layers(model, names)
 
-    def batches(self, count: int) -> data.DataLoader:
-        """`count` training images, chosen by the recipe's seed, in batches."""
+    def batches(self, count: int) -> Iterable[Any]:
+        """`count` training images, chosen by the recipe's seed, in batches on the model's device."""
         chosen = self.images
         if count < len(chosen):
             chosen = data.random_split(chosen, [count, len(chosen) - count], seed=self.recipe.seed)[0]
-        return data.DataLoader(chosen, 64, prefetch=0)
+        return on_device(data.DataLoader(chosen, 64, prefetch=0), device_of(self.model))
 
     def apply(self, step: Step) -> None:
         """Let `step` happen now, as it stands in the recipe."""

@@ -9,13 +9,14 @@ from minicnn.graph.fuse import fuse
 from minicnn.graph.ir import Graph, Node, Value
 from minicnn.graph.lifetimes import Life, lifetimes, memory_table, peak_bytes
 from minicnn.graph.plan import Plan
-from minicnn.graph.step import CompiledStep, compile_step
+from minicnn.graph.step import CompiledStep, CompiledUpdate, compile_step, compile_update
 from minicnn.graph.trace import TraceError, record, trace
 
 __all__ = [
     "CompileWarning",
     "CompiledModule",
     "CompiledStep",
+    "CompiledUpdate",
     "Cost",
     "Graph",
     "Life",
@@ -25,6 +26,7 @@ __all__ = [
     "Value",
     "compile",
     "compile_step",
+    "compile_update",
     "cost",
     "dot",
     "fold_constants",

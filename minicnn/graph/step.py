@@ -25,6 +25,7 @@ from minicnn.random import drawn
 from minicnn.tensor import Tensor
 
 _RECORDINGS = 8  # kept, the most recently used: each holds the memory of a step
+_PATIENCE = 8  # calls of an update that differ from the one before, until it is launched as it comes
 
 
 def compile_step(step: Callable[..., Any], model: Module, *others: Any) -> CompiledStep:
@@ -131,6 +132,8 @@ class _Recorded:
             self._results = step(*self._inputs)
         if any(x._node is not None and not x._node.released for x in _tensors(self._results)):
             self.recording.refuse("backward comes after the step, not in it")
+        if self.recording.rates:
+            self.recording.refuse("an optimizer steps in it, with numbers that change; let it step after it")
         if [place for *_, place in draws] != self.recording.draws:
             self.recording.refuse("random numbers are drawn outside of dropout")
         self._draws = [(generator, size) for generator, size, _ in draws]
@@ -152,6 +155,65 @@ class _Recorded:
         for tensor in self._changed:
             tensor.mark_changed()
         return _copied(self._results)
+
+
+def compile_update(update: Callable[[], Any], model: Module) -> CompiledUpdate:
+    """`update`, which changes the parameters of `model` by their gradients: an optimizer's step.
+
+    It is called every time, and decides as ever; but on a device, what it launches is done as one CUDA graph
+    if that is what it launched before with gradients in the same memory, as `compile_step` leaves them. Rates
+    and counts of steps may change. Gives nothing.
+    """
+    return CompiledUpdate(update, model)
+
+
+class CompiledUpdate:
+    """What `compile_update` returns."""
+
+    def __init__(self, update: Callable[[], Any], model: Module) -> None:
+        self._update, self._model = update, model
+        self._recorded: OrderedDict[tuple, Any] = OrderedDict()  # None: called once
+        self._in_vain = 0  # calls in a row that differed from their recording
+
+    def __call__(self) -> None:
+        """Call the function."""
+        key = tuple(None if p.grad is None else id(p.grad.data.memory) for p in self._on_device())
+        if not key or self._in_vain >= _PATIENCE or kernels.backend("cuda").is_recording():
+            self._update()
+            return
+        recording = self._recorded.get(key)
+        if recording is not None:
+            self._rehearse(key, recording)
+        elif key in self._recorded:  # the first call made the optimizer's state
+            recording = kernels.backend("cuda").Recording(line_of_caller)
+            with recording.listen():
+                self._update()
+            if recording.refusal is None:
+                self._recorded[key] = recording
+            else:
+                self._in_vain = _PATIENCE
+        else:
+            self._recorded[key] = None
+            self._update()
+        self._recorded.move_to_end(key)
+        if len(self._recorded) > _RECORDINGS:
+            self._recorded.popitem(last=False)
+
+    def recordings(self) -> list[Any]:
+        """The recordings made so far, the most recently used last."""
+        return [recording for recording in self._recorded.values() if recording is not None]
+
+    def _rehearse(self, key: tuple, recording: Any) -> None:
+        rehearsal = kernels.backend("cuda").Rehearsal(recording)
+        with rehearsal.listen():
+            self._update()
+        self._in_vain = 0 if rehearsal.matched else self._in_vain + 1
+        if not rehearsal.matched:
+            self._recorded[key] = None
+
+    def _on_device(self) -> list[Any]:
+        parameters = list(self._model.parameters())
+        return parameters if all(p.device != "cpu" for p in parameters) else []
 
 
 def _watch(part: Any) -> Callable[[], bool]:

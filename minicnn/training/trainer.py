@@ -21,7 +21,7 @@ import minicnn
 import minicnn_kernels as kernels
 from minicnn import nn, optim
 from minicnn.data.on_device import on_device
-from minicnn.graph import CompiledModule, CompiledStep, compile_step
+from minicnn.graph import CompiledModule, CompiledStep, compile_step, compile_update
 from minicnn.nn.transform import attached, detach
 from minicnn.training.anomaly import Snapshot, explain, explain_late
 from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
@@ -69,6 +69,7 @@ class Run:
         self.forward = minicnn.compile(model) if compile else model
         self._step: CompiledStep | None = None
         self._step_of: Any = None
+        self._device_update = compile_update(self._update, model) if compile else self._update
         self.epochs, self.validation = epochs, validation
         self.scheduler, self.scheduler_step = scheduler, scheduler_step
         self.clip_norm, self.clip_value, self.max_norm, self.l1 = clip_norm, clip_value, max_norm, l1
@@ -128,7 +129,7 @@ class Run:
         if self.device != "cpu":
             classified = self._device_step()(images, targets)
             self.tally.count(len(images), classified)
-            self._update()
+            self._device_update()
             return
         before = Snapshot(self.model)
         outputs, loss = self._loss_of_batch(images, targets)

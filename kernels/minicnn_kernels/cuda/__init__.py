@@ -33,6 +33,7 @@ from minicnn_kernels.cuda.quantized import *
 from minicnn_kernels.cuda.random import *
 from minicnn_kernels.cuda.recording import Recording, is_recording
 from minicnn_kernels.cuda.reduction import *
+from minicnn_kernels.cuda.rehearsal import Rehearsal
 from minicnn_kernels.cuda.selection import *
 from minicnn_kernels.cuda.shape import *
 from minicnn_kernels.cuda.sparse import *

@@ -59,11 +59,12 @@ class Kernel:
         self._configured: dict[tuple, Callable] = {}
 
     def run(self, grid: Any, block: int, arguments: tuple) -> None:
-        """Launch it, and let a recording know: of the memory itself, which `Elements` would keep taken."""
-        given = tuple(x.given() if isinstance(x, Elements) else x for x in arguments)
+        """Launch it, or leave that to a recording."""
         if listening.recording is not None:
-            listening.recording.launches.append(Launch(self, grid, block, given))
-        self.run_unheard(grid, block, given)
+            listening.recording.hear(self, grid, block, arguments)
+        else:
+            given = tuple(x.given() if isinstance(x, Elements) else x for x in arguments)
+            self.run_unheard(grid, block, given)
 
     def run_unheard(self, grid: Any, block: int, given: tuple) -> None:
         """Launch it. Numba keeps 128 configurations of all kernels together, a training step has more."""
@@ -76,12 +77,18 @@ class Kernel:
 
 
 class Launch(NamedTuple):
-    """A launch that was recorded, to be done again."""
+    """A launch to be done again. It has the memory itself, not `Elements`, which would keep it taken."""
 
     kernel: Kernel
     grid: Any
     block: int
     given: tuple
+
+    @classmethod
+    def of(cls, kernel: Kernel, grid: Any, block: int, arguments: Sequence[Any]) -> Launch:
+        """What `Kernel.run` is about to launch."""
+        given = tuple(x.given() if isinstance(x, Elements) else x for x in arguments)
+        return cls(kernel, grid, block, given)
 
     def run(self) -> None:
         """Launch the kernel again, on the same memory."""
@@ -89,7 +96,7 @@ class Launch(NamedTuple):
 
 
 class _Listening(threading.local):
-    recording: Any = None  # a `recording.Recording`, while this thread's launches are recorded
+    recording: Any = None  # the Recording or Rehearsal that hears this thread's launches
 
 
 listening = _Listening()

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicnn_kernels.cuda.driver import cuda, kernel, launch
-from minicnn_kernels.cuda.elementwise import add, floor_divide, mul, remainder
+from minicnn_kernels.cuda.elementwise import floor_divide, remainder
+from minicnn_kernels.cuda.maps import typed
 from minicnn_kernels.cuda.order import sort, true_positions
-from minicnn_kernels.cuda.reduction import max as largest
-from minicnn_kernels.cuda.reduction import min as least
-from minicnn_kernels.cuda.storage import cast, dense, empty, flat, to_device, to_host
+from minicnn_kernels.cuda.storage import dense, empty, flat, to_device
 from minicnn_kernels.device_array import DeviceArray
 
-__all__ = ["chosen", "give_back", "is_plain", "take"]
+__all__ = ["chosen", "give_back", "is_plain", "put", "take"]
 
 
 class Chosen(NamedTuple):
@@ -46,7 +45,8 @@ def is_plain(index: Any) -> bool:
 def chosen(x: DeviceArray, index: Any) -> Chosen:
     """Where in x the elements of x[index] are; by NumPy's rules for arrays of positions and masks.
 
-    Raises IndexError for positions outside of x and masks that do not fit.
+    Raises IndexError for positions outside of x that come from the host, and for masks that do not fit. Those
+    on the device would have to be waited for: outside they become -1.
     """
     parts = _expanded(x, index if isinstance(index, tuple) else (index,))
     once = sum(_is_array(part) for part in parts) == sum(_is_mask(part) for part in parts) == 1
@@ -62,17 +62,18 @@ def chosen(x: DeviceArray, index: Any) -> Chosen:
 
 
 def take(x: DeviceArray, positions: DeviceArray, axis: int) -> DeviceArray:
-    """Elements `positions`, none negative, along `axis` of a dense x."""
+    """Elements `positions` along `axis` of a dense x; NaN, or 0 of whole numbers, where one is negative."""
     result = empty((*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]), x.dtype)
+    missing = x.dtype.type(np.nan if x.dtype.kind == "f" else 0)
     sizes = x.shape[axis], positions.size, math.prod(x.shape[axis + 1 :])
-    launch(_take, result.size, flat(result), flat(x), flat(dense(positions)), *sizes, result.size)
+    launch(_take, result.size, flat(result), flat(x), flat(dense(positions)), missing, *sizes, result.size)
     return result
 
 
 def give_back(
     grad: DeviceArray, positions: DeviceArray, shape: Any, axis: int, once: bool = False
 ) -> DeviceArray:
-    """Gradient of `take` for x of `shape`. once: positions ascend, and none stands twice."""
+    """Gradient of `take` for x of `shape`; negative positions give none. once: they ascend, none twice."""
     result = empty(shape, grad.dtype)
     launch(_clear, result.size, flat(result), result.size)
     positions = dense(positions).view((positions.size,), None)
@@ -95,6 +96,18 @@ def give_back(
         rows,
     )
     return result
+
+
+def put(x: DeviceArray, values: DeviceArray, positions: DeviceArray, axis: int) -> None:
+    """Write `values`, shaped as `take` gives them, to `positions` along `axis` of a dense x, in place.
+
+    Of several for one place the last stays.
+    """
+    positions, order = sort(dense(positions).view((positions.size,), None), 0, False)
+    count, after = positions.size, math.prod(x.shape[axis + 1 :])
+    rows = math.prod(x.shape[:axis]) * count * after
+    arrays = flat(x), flat(dense(values)), flat(positions), flat(order)
+    launch(_put, rows, *arrays, x.shape[axis], count, after, rows)
 
 
 def _is_array(part: Any) -> bool:
@@ -143,33 +156,37 @@ def _without_masks(x: DeviceArray, parts: list[Any]) -> list[Any]:
 
 
 def _merged(arrays: list[Any], sizes: tuple[int, ...]) -> DeviceArray:
-    """Positions in several axes as positions in the axis that these make together."""
-    result: Any = None
+    """Positions in several axes as positions in the axis that these make together; -1 for what is outside."""
+    shape = np.broadcast_shapes(*(positions.shape for positions in arrays))
+    result: DeviceArray | None = None
     for positions, size in zip(arrays, sizes, strict=True):
         if isinstance(positions, np.ndarray):
-            positions = to_device(positions.astype(np.int64))
-        positions = _checked(positions, size)
-        result = positions if result is None else add(mul(result, size), positions)
+            positions = to_device(_checked(positions, size))
+        positions = dense(typed(positions, np.int64).broadcast(shape))
+        merged = empty(shape, np.int64)
+        before = flat(merged if result is None else result), result is not None
+        launch(_merge_axis, merged.size, flat(merged), *before, flat(positions), size, merged.size)
+        result = merged
+    assert result is not None
     return result
 
 
-def _checked(positions: DeviceArray, size: int) -> DeviceArray:
-    """Negative ones count from the end. Waits for the device: positions outside shall not be read."""
-    result = empty(positions.shape, np.int64)
-    source = flat(dense(cast(positions, np.int64)))
-    launch(_from_the_end, result.size, flat(result), source, size, result.size)
-    if result.size:
-        low, high = (int(to_host(bound(result, None, False))) for bound in (least, largest))
-        if low < 0 or high >= size:
-            wrong = low - size if low < 0 else high
-            raise IndexError(f"getitem: position {wrong} lies outside of a dimension of size {size}")
-    return result
+def _checked(positions: np.ndarray, size: int) -> np.ndarray:
+    """Positions of the host as int64. Raises IndexError for those outside."""
+    outside = (positions < -size) | (positions >= size)
+    if outside.any():
+        wrong = int(positions[outside].flat[0])
+        raise IndexError(f"getitem: position {wrong} lies outside of a dimension of size {size}")
+    return positions.astype(np.int64)
 
 
-@kernel("int64[::1], int64[::1], int64, int64", registers=32)
-def _from_the_end(out, positions, count, size):
+@kernel("int64[::1], int64[::1], boolean, int64[::1], int64, int64", registers=32)
+def _merge_axis(out, before, has_before, positions, count, size):
+    """One axis more: negative positions count from its end."""
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
-        out[i] = positions[i] + count if positions[i] < 0 else positions[i]
+        place = positions[i] + count if positions[i] < 0 else positions[i]
+        first = before[i] if has_before else 0
+        out[i] = first * count + place if first >= 0 and 0 <= place < count else -1
 
 
 @kernel("float32[::1], int64", registers=32)
@@ -178,11 +195,11 @@ def _clear(out, size):
         out[i] = 0
 
 
-@kernel("float32[::1], float32[::1], int64[::1], int64, int64, int64, int64")
-def _take(out, x, positions, size, count, after, total):
+@kernel("float32[::1], float32[::1], int64[::1], float32, int64, int64, int64, int64")
+def _take(out, x, positions, missing, size, count, after, total):
     for i in range(cuda.grid(1), total, cuda.gridsize(1)):
         place = positions[i // after % count]
-        out[i] = x[(i // after // count * size + place) * after + i % after]
+        out[i] = x[(i // after // count * size + place) * after + i % after] if place >= 0 else missing
 
 
 @kernel("float32[::1], float32[::1], int64[::1], int64[::1], boolean, int64, int64, int64, int64")
@@ -194,7 +211,7 @@ def _give_back(dx, grad, positions, order, is_sorted, size, count, after, total)
     for i in range(cuda.grid(1), total, cuda.gridsize(1)):
         j, line, column = i // after % count, i // after // count, i % after
         place = positions[j]
-        if j > 0 and positions[j - 1] == place:
+        if place < 0 or (j > 0 and positions[j - 1] == place):
             continue
         value = grad.dtype.type(0)
         while j < count and positions[j] == place:
@@ -202,3 +219,13 @@ def _give_back(dx, grad, positions, order, is_sorted, size, count, after, total)
             value += grad[(line * count + source) * after + column]
             j += 1
         dx[(line * size + place) * after + column] = value
+
+
+@kernel("float32[::1], float32[::1], int64[::1], int64[::1], int64, int64, int64, int64")
+def _put(x, values, positions, order, size, count, after, total):
+    """positions ascend, equal ones in the order they were given; order says where each comes from."""
+    for i in range(cuda.grid(1), total, cuda.gridsize(1)):
+        j, line, column = i // after % count, i // after // count, i % after
+        place = positions[j]
+        if place >= 0 and (j + 1 == count or positions[j + 1] != place):
+            x[(line * size + place) * after + column] = values[(line * count + order[j]) * after + column]

@@ -12,6 +12,7 @@ import numpy as np
 
 from minicnn_kernels.cuda.driver import Kernel, cuda, device_function, kernel, launch, sqrt
 from minicnn_kernels.cuda.elementwise import square
+from minicnn_kernels.cuda.rates import rates
 from minicnn_kernels.cuda.reduction import sum as total
 from minicnn_kernels.cuda.storage import dense, flat, on_device, to_host
 from minicnn_kernels.device_array import DeviceArray
@@ -34,8 +35,8 @@ def sgd_step(
     l1: float,
 ) -> None:
     """Stochastic gradient descent, in place on `param` and `momentum_buffer` (None without momentum)."""
-    rates = (weight_decay, l1, lr, momentum, 1 - dampening)
-    _step(_sgd, param, grad, (momentum_buffer,), rates, nesterov)
+    numbers = (weight_decay, l1, lr, momentum, 1 - dampening)
+    _step(_sgd, param, grad, (momentum_buffer,), numbers, nesterov)
 
 
 def adam_step(
@@ -56,8 +57,8 @@ def adam_step(
     """Adam, in place on `param` and its moments. `step` counts from 1."""
     shrink, decay = (1 - lr * weight_decay, 0) if decoupled else (1, weight_decay)
     step_size, root = lr / (1 - beta1**step), math.sqrt(1 - beta2**step)
-    rates = (decay, l1, step_size, root, 1 - beta1, beta2, 1 - beta2, eps, shrink)
-    _step(_adam, param, grad, (exp_avg, exp_avg_sq, max_exp_avg_sq), rates)
+    numbers = (decay, l1, step_size, root, 1 - beta1, beta2, 1 - beta2, eps, shrink)
+    _step(_adam, param, grad, (exp_avg, exp_avg_sq, max_exp_avg_sq), numbers)
 
 
 def rmsprop_step(
@@ -74,8 +75,8 @@ def rmsprop_step(
     l1: float,
 ) -> None:
     """RMSprop, in place on `param` and its averages."""
-    rates = (weight_decay, l1, lr, alpha, 1 - alpha, eps, momentum)
-    _step(_rmsprop, param, grad, (square_avg, grad_avg, momentum_buffer), rates)
+    numbers = (weight_decay, l1, lr, alpha, 1 - alpha, eps, momentum)
+    _step(_rmsprop, param, grad, (square_avg, grad_avg, momentum_buffer), numbers)
 
 
 def scale_(x: Any, factor: float) -> None:
@@ -106,14 +107,13 @@ def squared_norm(x: Any) -> float:
     )
 
 
-def _step(run: Kernel, param: Any, grad: Any, state: tuple, rates: tuple, *flags: bool) -> None:
+def _step(run: Kernel, param: Any, grad: Any, state: tuple, numbers: tuple, *flags: bool) -> None:
     """Arguments of a step: the parameter, its gradient, each state with whether it is there, then numbers."""
     on_device("optimizer", param, grad, *state)
     arrays: list[Any] = []
     for array in state:
         arrays += [_in_place(param if array is None else array), array is not None]
-    numbers = (np.float32(rate) for rate in rates)
-    launch(run, param.size, _in_place(param), flat(dense(grad)), *arrays, *numbers, *flags, param.size)
+    launch(run, param.size, _in_place(param), flat(dense(grad)), *arrays, *rates(numbers), *flags, param.size)
 
 
 def _in_place(x: DeviceArray) -> Any:
@@ -130,11 +130,10 @@ def _sign(x):
     return _ONE if x > _ZERO else (-_ONE if x < _ZERO else x)
 
 
-_RATE = "float32"
-
-
-@kernel(f"float32[::1], float32[::1], float32[::1], boolean, {', '.join([_RATE] * 5)}, boolean, int64")
-def _sgd(param, grad, velocity, has_velocity, decay, l1, lr, momentum, undampened, nesterov, size):
+@kernel("float32[::1], float32[::1], float32[::1], boolean, float32[::1], int64, boolean, int64")
+def _sgd(param, grad, velocity, has_velocity, rates, r, nesterov, size):
+    decay, l1, lr = rates[r], rates[r + 1], rates[r + 2]
+    momentum, undampened = rates[r + 3], rates[r + 4]
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         w = param[i]
         g = grad[i] + decay * w + l1 * _sign(w)
@@ -146,8 +145,8 @@ def _sgd(param, grad, velocity, has_velocity, decay, l1, lr, momentum, undampene
 
 
 @kernel(
-    f"float32[::1], float32[::1], float32[::1], boolean, float32[::1], boolean, float32[::1], boolean, "
-    f"{', '.join([_RATE] * 9)}, int64"
+    "float32[::1], float32[::1], float32[::1], boolean, float32[::1], boolean, float32[::1], boolean, "
+    "float32[::1], int64, int64"
 )
 def _adam(
     param,
@@ -158,17 +157,13 @@ def _adam(
     has_square,
     largest,
     has_largest,
-    decay,
-    l1,
-    step_size,
-    root,
-    new_mean,
-    old_square,
-    new_square,
-    eps,
-    shrink,
+    rates,
+    r,
     size,
 ):
+    decay, l1, step_size, root = rates[r], rates[r + 1], rates[r + 2], rates[r + 3]
+    new_mean, old_square, new_square = rates[r + 4], rates[r + 5], rates[r + 6]
+    eps, shrink = rates[r + 7], rates[r + 8]
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         w = param[i]
         g = grad[i] + decay * w + l1 * _sign(w)
@@ -183,8 +178,8 @@ def _adam(
 
 
 @kernel(
-    f"float32[::1], float32[::1], float32[::1], boolean, float32[::1], boolean, float32[::1], boolean, "
-    f"{', '.join([_RATE] * 7)}, int64"
+    "float32[::1], float32[::1], float32[::1], boolean, float32[::1], boolean, float32[::1], boolean, "
+    "float32[::1], int64, int64"
 )
 def _rmsprop(
     param,
@@ -195,15 +190,12 @@ def _rmsprop(
     has_mean,
     velocity,
     has_velocity,
-    decay,
-    l1,
-    lr,
-    alpha,
-    new,
-    eps,
-    momentum,
+    rates,
+    r,
     size,
 ):
+    decay, l1, lr, alpha = rates[r], rates[r + 1], rates[r + 2], rates[r + 3]
+    new, eps, momentum = rates[r + 4], rates[r + 5], rates[r + 6]
     for i in range(cuda.grid(1), size, cuda.gridsize(1)):
         w = param[i]
         g = grad[i] + decay * w + l1 * _sign(w)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from minicnn_kernels.cuda.driver import Kernel, cuda, kernel, launch
-from minicnn_kernels.cuda.indexing import chosen, give_back, is_plain, take
-from minicnn_kernels.cuda.maps import constant
+from minicnn_kernels.cuda.indexing import chosen, give_back, is_plain, put, take
+from minicnn_kernels.cuda.maps import constant, typed
 from minicnn_kernels.cuda.storage import cast, copy_strided, dense, empty, flat, on_device, to_device
 from minicnn_kernels.device_array import DeviceArray
 from minicnn_kernels.reference.shape import _pad_positions, takes_each_once
@@ -64,7 +64,11 @@ def broadcast_to(x: Any, shape: Any) -> DeviceArray:
 
 
 def getitem(x: Any, index: Any) -> DeviceArray:
-    """x[index]: a view for numbers and slices, a copy for positions and masks. Raises IndexError."""
+    """x[index]: a view for numbers and slices, a copy for positions and masks.
+
+    Raises IndexError for positions of the host that lie outside; one on the device there, which nobody waits
+    for, gives NaN, or 0 of whole numbers.
+    """
     on_device("getitem", x)
     if is_plain(index):
         return x.sliced(index if isinstance(index, tuple) else (index,))
@@ -85,13 +89,17 @@ def getitem_backward(grad: Any, shape: Any, index: Any) -> DeviceArray:
 
 
 def setitem(x: Any, index: Any, value: Any) -> None:
-    """x[index] = value, in place, for numbers and slices."""
-    if not is_plain(index):
-        raise NotImplementedError(
-            "setitem: device 'cuda' writes to slices only; choose with minicnn.where, or write on the cpu: "
-            "tensor.cpu()"
-        )
-    copy_into(x.sliced(index if isinstance(index, tuple) else (index,)), value)
+    """x[index] = value, in place; of several values for one element the last stays."""
+    on_device("setitem", x, value)
+    if is_plain(index):
+        copy_into(x.sliced(index if isinstance(index, tuple) else (index,)), value)
+        return
+    found = chosen(x, index)
+    part = copy(found.view).view(found.shape, None)
+    shape = *part.shape[: found.axis], *found.positions.shape, *part.shape[found.axis + 1 :]
+    values = typed(value, x.dtype).broadcast(shape)
+    put(part, values, found.positions, found.axis)
+    copy_strided(found.view, part.view(found.view.shape, None))
 
 
 def copy_into(destination: Any, source: Any) -> None:

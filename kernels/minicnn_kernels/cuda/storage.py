@@ -19,7 +19,7 @@ from minicnn_kernels.device_array import DeviceArray
 
 __all__ = [
     "Lease", "Pool", "cast", "clear", "computed_in", "copy_strided", "dense", "empty", "flat", "on_device",
-    "to_device", "to_host", "upload",
+    "shared_pool", "to_device", "to_host", "upload",
 ]  # fmt: skip
 
 _NAMES = "float32", "bool", "uint8", "int8", "int16", "int32", "int64", "uint32", "uint64"
@@ -73,6 +73,11 @@ class Lease:
 
 
 _pool = Pool()
+
+
+def shared_pool() -> Pool:
+    """The pool of all that is no recording's own."""
+    return _pool
 
 
 def clear() -> None:
