@@ -42,7 +42,7 @@ class Code:
     def complaints(self, allowed: int) -> list[str]:
         """What is wrong with it; `allowed`: registers that it may use."""
         wrong = []
-        if self.doubles and self.name not in DOUBLE_PRECISION_IN_THE_LIBRARY:
+        if self.doubles and self.name.partition(" ")[0] not in DOUBLE_PRECISION_IN_THE_LIBRARY:
             wrong.append(f"{self.doubles} double-precision instructions")
         if self.spilled:
             wrong.append(f"{self.spilled} bytes spilled")

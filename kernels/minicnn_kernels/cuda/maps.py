@@ -1,9 +1,13 @@
 """Loops over elements, made around a formula: `out[i] = formula(a[i], b[i], ...)`.
 
-A formula is a small function of scalars. Each kernel exists twice: for operands of one shape, and for
-operands that repeat, where operand k of element i is `k[i // inner % count]`. That covers numbers, vectors
-along one dimension or several neighbouring ones; other broadcasts are copied out first. Which type an op
-computes in is asked of NumPy's ufunc of the same meaning.
+A formula is a small function of scalars. Each kernel exists for operands of one shape, and for operands that
+repeat, where operand k of element i is `k[i // inner % count]`. That covers numbers, vectors along one
+dimension or several neighbouring ones; other broadcasts are copied out first. Which type an op computes in is
+asked of NumPy's ufunc of the same meaning.
+
+Such a loop only moves memory, and a GPU needs many bytes on their way to move it at full speed: 2 MB for the
+3.35 TB/s of an H100 at 600 ns, of which all its threads with one float32 each have half. So float32 of one
+shape goes by fours, in instructions of 128 bits.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda.driver import Kernel, cuda, device_function, kernel, launch
+from minicnn_kernels.cuda.driver import Elements, Kernel, cuda, device_function, kernel, launch
+from minicnn_kernels.cuda.gemm import LONGEST
+from minicnn_kernels.cuda.instructions import load4, store4
 from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device, upload
 from minicnn_kernels.device_array import DeviceArray
 
@@ -53,6 +59,7 @@ class Map:
         gives = "boolean" if _resolved(types, *operands)[-1].kind == "b" else "float32"
         formula = device_function(formula)
         self.same_shape = _SAME_SHAPE[count](name, formula, gives)
+        self.by_fours = _BY_FOURS[count](name, formula) if count < 3 and gives == "float32" else None
         self.repeating = _REPEATING[count](name, formula, gives) if count > 1 else self.same_shape
 
     def __call__(self, *operands: Any) -> DeviceArray:
@@ -61,7 +68,11 @@ class Map:
         arrays = [typed(x, dtype) for x, dtype in zip(operands, types, strict=True)]
         if len({x.shape for x in arrays}) == 1:
             result = empty(arrays[0].shape, result_type)
-            launch(self.same_shape, result.size, flat(result), *(flat(dense(x)) for x in arrays), result.size)
+            elements = [flat(result), *(flat(dense(x)) for x in arrays)]
+            if self.by_fours is not None and _go_by_fours(result.size, elements):
+                launch(self.by_fours, result.size // 4, *elements, result.size // 4)
+            else:
+                launch(self.same_shape, result.size, *elements, result.size)
             return result
         shape = np.broadcast_shapes(*(x.shape for x in arrays))
         result = empty(shape, result_type)
@@ -141,6 +152,35 @@ def _same_shape_3(name: str, formula: Callable, gives: str) -> Kernel:
     return run
 
 
+def _go_by_fours(size: int, elements: list[Elements]) -> bool:
+    """Whether arrays of so many elements are float32, and can be read by fours and counted in 32 bits."""
+    fit = size % 4 == 0 and size <= LONGEST
+    return fit and all(x.memory.elements.dtype == np.float32 and x.is_aligned for x in elements)
+
+
+def _by_fours_1(name: str, formula: Callable) -> Kernel:
+    @kernel("float32[::1], float32[::1], int64", name=f"{name} by fours", registers=48)
+    def run(out, a, fours):
+        for i in range(cuda.grid(1), fours, cuda.gridsize(1)):
+            first = np.int32(4 * i)
+            a0, a1, a2, a3 = load4(a, first)
+            store4(out, first, formula(a0), formula(a1), formula(a2), formula(a3))
+
+    return run
+
+
+def _by_fours_2(name: str, formula: Callable) -> Kernel:
+    @kernel("float32[::1], float32[::1], float32[::1], int64", name=f"{name} by fours", registers=64)
+    def run(out, a, b, fours):
+        for i in range(cuda.grid(1), fours, cuda.gridsize(1)):
+            first = np.int32(4 * i)
+            a0, a1, a2, a3 = load4(a, first)
+            b0, b1, b2, b3 = load4(b, first)
+            store4(out, first, formula(a0, b0), formula(a1, b1), formula(a2, b2), formula(a3, b3))
+
+    return run
+
+
 def _repeating_2(name: str, formula: Callable, gives: str) -> Kernel:
     operand = "float32[::1], int64, int64"
 
@@ -168,6 +208,7 @@ def _repeating_3(name: str, formula: Callable, gives: str) -> Kernel:
 
 
 _SAME_SHAPE: dict[int, Callable[..., Kernel]] = {1: _same_shape_1, 2: _same_shape_2, 3: _same_shape_3}
+_BY_FOURS: dict[int, Callable[..., Kernel]] = {1: _by_fours_1, 2: _by_fours_2}
 _REPEATING: dict[int, Callable[..., Kernel]] = {2: _repeating_2, 3: _repeating_3}
 
 
