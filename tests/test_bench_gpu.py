@@ -27,6 +27,7 @@ def test_goals_are_judged_by_the_fastest_of_the_others_and_the_table_shows_every
         "facts": [{"device": "H100"}],
         "products": [compared("float32", {"minicnn": 4, "cublas by torch": 3, "cublas by cupy": 5})],
         "steps": [compared("W3, batch 512", {"minicnn": 10, "torch": 9})],
+        "ladder": [{"mode": "tensor cores", "milliseconds": 0.5, "gflops": 274877.9}],
         "profile": [
             {
                 "mode": "W3",
@@ -49,7 +50,13 @@ def test_goals_are_judged_by_the_fastest_of_the_others_and_the_table_shows_every
     assert verdicts["TF32 product of 4096, mma.sync"] == ("not measured", None)
     assert verdicts["W3 and R20 step, batch 512"][1]["middle"] == 0.9
     text = gpu.table(results)
-    for words in ("device: H100", "25% are gaps", "**memcheck** (1 s): it failed", "cublas by torch ms"):
+    for words in (
+        "device: H100",
+        "25% are gaps",
+        "**memcheck** (1 s): it failed",
+        "274878",
+        "cublas by torch ms",
+    ):
         assert words in text
     simulated = gpu.measure(simulate=True)
     assert {goal["verdict"] for goal in simulated["goals"]} == {"not measured"}

@@ -5,8 +5,8 @@ that fails or hangs is noted with its reason, and the others go on. What a part 
 Without a GPU no part runs and every figure stays blank. `--simulate` runs all parts on tiny inputs in Numba's
 simulator, to test this script: its times mean nothing, and none is kept.
 
-GOALS is the table of goals for one H100. `engines.py` holds what is timed, `profile.py` where the time of a
-step goes, `shared_memory.py` the program that compute-sanitizer watches.
+GOALS is the table of goals for one H100. `engines.py` holds what is timed, `rungs.py` times the ladders,
+`profile.py` tells where the time of a step goes, `shared_memory.py` is what compute-sanitizer watches.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ SECONDS = {  # that a part may take
     "products": 80,
     "steps": 130,
     "profile": 40,
-    "racecheck": 60,
-    "memcheck": 60,
-    "tests": 170,
+    "ladder": 40,
+    "racecheck": 50,
+    "memcheck": 50,
+    "tests": 160,
 }
-_TIMED = ("products", "steps", "profile")
+_TIMED = ("products", "steps", "profile", "ladder")
 SIMULATED = "simulated: this tries the script, no figure is kept"
 
 
@@ -161,6 +162,9 @@ def _described(name: str, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     if name in ("products", "steps"):
         rows = [{**entry, "net": "", "threads": "-"} for entry in entries]
         return [steps.table(rows)]
+    if name == "ladder":
+        rows = [[e["mode"], f"{e['milliseconds']:.3g}", f"{e['gflops']:.0f}"] for e in entries]
+        return [markdown(["rung", "ms", "GFLOP/s"], rows)]
     if name == "profile":
         return [_profile(entry) for entry in entries]
     return ["\n".join(f"- {what}: {value}" for entry in entries for what, value in entry.items())]

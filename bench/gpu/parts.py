@@ -80,6 +80,13 @@ def profiles(simulate: bool) -> Findings:
         yield {"mode": f"{net}, batch {batch}", **profile.of_step(name, count)}
 
 
+def rungs(simulate: bool) -> Findings:
+    """The ladders from one thread a result to tensor cores."""
+    from bench.gpu.rungs import measure  # loads the ladders' kernels
+
+    yield from measure(simulate)
+
+
 def sanitizer(tool: str) -> Callable[[bool], Findings]:
     """The program of `shared_memory.py` under a tool of compute-sanitizer; simulated, under our own watch."""
 
@@ -133,11 +140,15 @@ def tests(simulate: bool) -> Findings:
     yield {"op table": f"{passed} passed, {skipped} skipped, {len(failed)} failed of {len(names)}"}
     if failed:
         yield {"failed": failed}
-    losses = subprocess.run(
-        [sys.executable, "tests/cuda_step.py"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    answer = losses.stdout.strip() or losses.stderr.strip()
-    yield {"losses of a small net, [host, device] by optimizer": answer.splitlines()[-1]}
+    for what, program in (
+        ("rungs of the ladders, the last that was right", "tests/cuda_ladder.py"),
+        ("losses of a small net, [host, device] by optimizer", "tests/cuda_step.py"),
+    ):
+        done = subprocess.run(
+            [sys.executable, program], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        answer = done.stdout.strip() if done.returncode == 0 else done.stderr.strip()
+        yield {what: answer.splitlines()[-1]}
 
 
 def _cases(path: Path) -> list[ElementTree.Element]:
@@ -153,6 +164,7 @@ PARTS: dict[str, Callable[[bool], Findings]] = {
     "products": products,
     "steps": training,
     "profile": profiles,
+    "ladder": rungs,
     "racecheck": sanitizer("racecheck"),
     "memcheck": sanitizer("memcheck"),
     "tests": tests,

@@ -14,6 +14,7 @@ import numpy as np
 
 from minicnn_kernels import cuda
 from minicnn_kernels.cuda import driver, gemm
+from minicnn_kernels.ladder import cuda_matmul
 
 
 def meets_in_shared_memory(function: Any, seen: set[Any] | None = None) -> bool:
@@ -39,7 +40,7 @@ def main() -> None:
         launch(kernel, *arguments)
 
     setattr(driver.Kernel, "run", noted)  # noqa: B010  (this process does nothing else)
-    for call in (products, reductions, normalizations, lattices, compression):
+    for call in (products, rungs, reductions, normalizations, lattices, compression):
         call()
     driver.stream().synchronize()
     meeting = {kernel.name for kernel in driver.KERNELS if meets_in_shared_memory(kernel.function)}
@@ -73,6 +74,13 @@ def products() -> None:
     grad = cuda.conv2d_forward(x, weight, None, *window)
     cuda.conv2d_backward_input(grad, weight, x.shape, *window)
     cuda.conv2d_backward_weight(grad, x, weight.shape, *window)
+
+
+def rungs() -> None:
+    """The ladder of products."""
+    m, k, n = (5, 7, 6) if driver.SIMULATED else (130, 50, 70)
+    for rung in cuda_matmul.RUNGS:
+        rung.function(*cuda_matmul.arguments(rung, normal(m, k), normal(k, n)))
 
 
 def reductions() -> None:
