@@ -43,6 +43,19 @@ def test_cuda_has_every_kernel_but_those_that_work_on_the_host():
     assert set(kernels.backend("reference").__all__) - here == names
 
 
+def test_kernels_of_cuda_take_the_arguments_of_the_reference():
+    program = """
+import inspect
+from minicnn_kernels import cuda, reference
+def arguments(function):
+    return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+for name in set(reference.__all__) - set(cuda.HOST):
+    ours, theirs = arguments(getattr(cuda, name)), arguments(getattr(reference, name))
+    assert ours == theirs, f"{name}: cuda {ours}, reference {theirs}"
+"""
+    in_simulator("-c", program)
+
+
 def test_numba_cuda_is_imported_in_one_module():
     # driver.py, and what patches Numba, asks its compiler or makes instructions by its code generator
     doors = {"driver.py", "simulator.py", "code.py", "ptx.py"}

@@ -110,7 +110,7 @@ _SHARDS = 8  # processes: each compiles the kernels that its rows need
 
 
 def tests(simulate: bool) -> Findings:
-    """The op table on the device, every row and edge against the reference; then a small net, trained."""
+    """The op table on the device, every row and edge against the reference; then small nets, one trained."""
     rows = "relu and equal_to_the_reference" if simulate else "equal_to_the_reference"
     environment = {**os.environ, "MINICNN_TEST_BACKENDS": "sim" if simulate else "cuda"}
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -143,6 +143,7 @@ def tests(simulate: bool) -> Findings:
     for what, program in (
         ("rungs of the ladders, the last that was right", "tests/cuda_ladder.py"),
         ("losses of a small net, [host, device] by optimizer", "tests/cuda_step.py"),
+        ("layers and files of quantized nets, bit for bit", "tests/cuda_lattice.py"),
     ):
         done = subprocess.run(
             [sys.executable, program], cwd=ROOT, capture_output=True, text=True, check=False
