@@ -7,13 +7,14 @@ In the simulator with MINICNN_SIMULATED_THREADS=4 our own watch looks on. It fai
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from minicnn_kernels import cuda
-from minicnn_kernels.cuda import driver, gemm
+from minicnn_kernels.cuda import driver, gemm, implicit, implicit_weight
 from minicnn_kernels.ladder import cuda_matmul
 
 
@@ -40,7 +41,7 @@ def main() -> None:
         launch(kernel, *arguments)
 
     setattr(driver.Kernel, "run", noted)  # noqa: B010  (this process does nothing else)
-    for call in (products, rungs, reductions, normalizations, lattices, compression):
+    for call in (products, convolutions, rungs, reductions, normalizations, lattices, compression):
         call()
     driver.stream().synchronize()
     meeting = {kernel.name for kernel in driver.KERNELS if meets_in_shared_memory(kernel.function)}
@@ -59,21 +60,40 @@ def integers(*shape: int, low: int = -5, high: int = 6) -> Any:
     return cuda.to_device(np.random.default_rng(0).integers(low, high, shape))
 
 
+def with_every_tile(module: Any, tiles: Iterable[Any], call: Callable[[Any], None]) -> None:
+    """Call with each tile in turn, which the kernels of `module` take whatever the shape would want."""
+    choose = module.choose
+    for tile in tiles:
+        setattr(module, "choose", lambda *_, tile=tile: (tile, 1))  # noqa: B010  (put back below)
+        call(tile)
+    setattr(module, "choose", choose)  # noqa: B010
+
+
 def products() -> None:
-    """Every tile with both orders of both operands, at sizes that fill no tile; a convolution."""
-    choose = gemm.choose
-    for tile in (*gemm.FLOAT32_TILES, *gemm.TF32_TILES):
-        setattr(gemm, "choose", lambda *_, tile=tile: (tile, 1))  # noqa: B010  (put back below)
+    """Every tile with both orders of both operands, at sizes that fill no tile."""
+
+    def multiply(tile: Any) -> None:
         m, n, k = tile.rows + 3, tile.columns + 1, 2 * tile.depth + 3
         for a in (normal(m, k), normal(k, m).permuted((1, 0))):
             for b in (normal(k, n), normal(n, k).permuted((1, 0))):
                 cuda.matmul(a, b)
-    setattr(gemm, "choose", choose)  # noqa: B010
-    window = ((1, 1), (1, 1), (1, 1), 1)
-    x, weight = normal(2, 3, 5, 5), normal(4, 3, 3, 3)
-    grad = cuda.conv2d_forward(x, weight, None, *window)
-    cuda.conv2d_backward_input(grad, weight, x.shape, *window)
-    cuda.conv2d_backward_weight(grad, x, weight.shape, *window)
+
+    with_every_tile(gemm, (*gemm.FLOAT32_TILES, *gemm.TF32_TILES), multiply)
+
+
+def convolutions() -> None:
+    """Every tile forward and backward, and the direct kernels of few channels."""
+
+    def convolve(_: Any, groups: int = 1) -> None:
+        window = ((1, 1), (1, 1), (1, 1), groups)
+        x, weight = normal(2, 4, 6, 5), normal(4, 4 // groups, 3, 3)
+        grad = cuda.conv2d_forward(x, weight, None, *window)
+        cuda.conv2d_backward_input(grad, weight, x.shape, *window)
+        cuda.conv2d_backward_weight(grad, x, weight.shape, *window)
+
+    with_every_tile(implicit, (tile for kind in implicit.tiles for tile in kind), convolve)
+    with_every_tile(implicit_weight, (*gemm.FLOAT32_TILES, *gemm.TF32_TILES), convolve)
+    convolve(None, groups=4)
 
 
 def rungs() -> None:
