@@ -599,7 +599,7 @@ moved = [device.to_device(array) for array in (image, weight, bias)]
 exact = F.conv2d(*(minicnn.tensor(array) for array in (image, weight, bias)), padding=1).numpy()
 for rung in cuda_convolution.RUNGS:
     y = device.to_host(rung.function(*cuda_convolution.arguments(rung, *moved)))
-    assert np.allclose(y, exact, atol=1e-4), f"{rung.name} is wrong"
+    assert np.allclose(y, exact, atol=2e-2 if "TF32" in rung.name else 1e-4), f"{rung.name} is wrong"
     print(f"{rung.name}: {rung.what_changed} {rung.why}\n")
 
 # %% [markdown]

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from minicnn_kernels.algorithms import using
 from minicnn_kernels.cuda.conv import im2col
 from minicnn_kernels.cuda.driver import cuda, kernel, launch
 from minicnn_kernels.cuda.epilogue import Epilogue
 from minicnn_kernels.cuda.gemm import gemm
+from minicnn_kernels.cuda.implicit import forward
 from minicnn_kernels.cuda.storage import empty, flat
+from minicnn_kernels.cuda.taps import Geometry
 from minicnn_kernels.device_array import DeviceArray
 from minicnn_kernels.ladder.rung import rung
 
@@ -110,11 +113,43 @@ def explicit(x, weight, bias, y):
     padding = (weight.shape[2] // 2, weight.shape[3] // 2)
     columns = im2col(x, weight.shape[2:], (1, 1), padding, (1, 1))
     terms, pixels = math.prod(weight.shape[1:]), math.prod(size)
-    gemm(
-        flat(y), (outputs * pixels, 0, pixels, 1), flat(weight), (0, 0, terms, 1),
-        flat(columns), (terms * pixels, 0, pixels, 1), (outputs, pixels, terms), (n, 1),
-        Epilogue(flat(bias), (1, 0)),
-    )  # fmt: skip
+    with using("matmul", "float32"):
+        gemm(
+            flat(y), (outputs * pixels, 0, pixels, 1), flat(weight), (0, 0, terms, 1),
+            flat(columns), (terms * pixels, 0, pixels, 1), (outputs, pixels, terms), (n, 1),
+            Epilogue(flat(bias), (1, 0)),
+        )  # fmt: skip
+    return y
+
+
+def implicit(x, weight, bias, y):
+    """The engine's kernel: the matrix of windows is never in memory, its strips are gathered from the image.
+
+    While one strip is multiplied, the next two are on their way to shared memory, each number from where it
+    lies in the image; where a window sticks out, the copy writes zero. What was kh kw images written and
+    read again is one image read, whose neighbouring windows meet in the caches. Which pixel a term reads
+    stands in a table, so finding it takes some ten instructions beside 64 multiply-adds, and no division.
+    """
+    return _engine(x, weight, bias, y, "float32")
+
+
+def tensor_cores(x, weight, bias, y):
+    """The same strips, multiplied by the tensor cores: factors rounded to TF32, 10 bits after the first.
+
+    One instruction of a warp does 1024 multiply-adds, where it was 32. Now bringing the strips is what takes
+    time: the arithmetic of a strip has shrunk, the copies and their addresses have not.
+    """
+    return _engine(x, weight, bias, y, "tf32")
+
+
+def _engine(x, weight, bias, y, arithmetic):
+    n, channels, *image = x.shape
+    outputs, _, *kernel_size = weight.shape
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    size, taps = tuple(image), tuple(kernel_size)
+    g = Geometry(n, channels, size, outputs, size, taps, (1, 1), padding, (1, 1), 1)
+    with using("matmul", arithmetic):
+        forward(flat(y), flat(x), flat(weight), g, Epilogue(flat(bias), (1, 0)))
     return y
 
 
@@ -122,4 +157,6 @@ RUNGS = (
     rung("one thread an output", one_thread),
     rung("four channels a thread", many_channels),
     rung("im2col and a product", explicit),
+    rung("implicit im2col", implicit),
+    rung("implicit, TF32", tensor_cores),
 )
