@@ -144,18 +144,25 @@ def argmin(x: Any, dim: Any, keepdim: bool) -> DeviceArray:
 
 def var(x: Any, dim: Any, correction: Any, keepdim: bool) -> DeviceArray:
     """Mean squared distance from the mean, divided by (count - correction): NaN where that is 0 of 0."""
-    x, (before, kept, after), shape = _seen(x, dim, keepdim)
-    result = empty(shape)
-    divisor = np.float32(builtins.max(before * after - correction, 0))
-    launch(_var, kept, flat(result), flat(x), before, kept, after, divisor)
+    on_device("var", x)
+    x, sizes, shape = _seen(x, dim, keepdim)
+    count, kept = sizes[0] * sizes[2], sizes[1]
+    mean, squares = _collected(_sum, x, sizes, shape, np.float32), empty(x.shape)
+    _divide(mean, count)
+    launch(_squared_distances, x.size, flat(squares), flat(x), flat(mean), kept, sizes[2], x.size)
+    result = _collected(_sum, squares, sizes, shape, np.float32)
+    _divide(result, builtins.max(count - correction, 0))
     return result
 
 
 def logsumexp(x: Any, dim: Any, keepdim: bool) -> DeviceArray:
     """log(sum(exp(x))), without overflow."""
-    x, (before, kept, after), shape = _seen(x, dim, keepdim)
-    result = empty(shape)
-    launch(_logsumexp, kept, flat(result), flat(x), before, kept, after)
+    on_device("logsumexp", x)
+    x, sizes, shape = _seen(x, dim, keepdim)
+    top, powers = _collected(_max, x, sizes, shape, np.float32), empty(x.shape)
+    launch(_shifted_powers, x.size, flat(powers), flat(x), flat(top), sizes[1], sizes[2], x.size)
+    result = _collected(_sum, powers, sizes, shape, np.float32)
+    launch(_shifted_logarithms, result.size, flat(result), flat(top), result.size)
     return result
 
 
@@ -181,7 +188,12 @@ def sum_to(x: Any, shape: tuple[int, ...]) -> DeviceArray:
 
 def _reduced(op: str, run: Kernel, x: Any, dim: Any, keepdim: bool, dtype: Any) -> DeviceArray:
     on_device(op, x)
-    x, (before, kept, after), shape = _seen(x, dim, keepdim)
+    return _collected(run, *_seen(x, dim, keepdim), dtype)
+
+
+def _collected(run: Kernel, x: DeviceArray, sizes: Any, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    """The result of `shape` from x in C order, seen as sizes = (before, kept, after)."""
+    before, kept, after = sizes
     parts = 1
     if 0 < kept < _ENOUGH_BLOCKS:
         parts = builtins.min(-(-before * after // _LEAST), -(-_ENOUGH_BLOCKS // kept))
@@ -248,35 +260,24 @@ def _divide_in_place(x, divisor, size):
         x[i] = x[i] / divisor
 
 
-@kernel("float32[::1], float32[::1], int64, int64, int64, float32", registers=48)
-def _var(out, x, before, kept, after, divisor):
-    """One thread a result, two passes: the mean first."""
-    count = before * after
-    for target in range(cuda.grid(1), kept, cuda.gridsize(1)):
-        mean, total = _ZERO, _ZERO
-        for i in range(count):
-            mean += x[(i // after * kept + target) * after + i % after]
-        mean /= np.float32(count)
-        for i in range(count):
-            distance = x[(i // after * kept + target) * after + i % after] - mean
-            total += distance * distance
-        out[target] = total / divisor
+@kernel("float32[::1], float32[::1], float32[::1], int64, int64, int64", registers=40)
+def _squared_distances(out, x, mean, kept, after, size):
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        distance = x[i] - mean[i // after % kept]
+        out[i] = distance * distance
 
 
-@kernel("float32[::1], float32[::1], int64, int64, int64", registers=48)
-def _logsumexp(out, x, before, kept, after):
-    count = before * after
-    for target in range(cuda.grid(1), kept, cuda.gridsize(1)):
-        top, total = -_INFINITY, _ZERO
-        for i in range(count):
-            top = _larger(top, x[(i // after * kept + target) * after + i % after])
-        shift = top if -_INFINITY < top < _INFINITY else _ZERO
-        for i in range(count):
-            total += exp(x[(i // after * kept + target) * after + i % after] - shift)
-        out[target] = log(total) + shift
+@kernel("float32[::1], float32[::1], float32[::1], int64, int64, int64", registers=40)
+def _shifted_powers(out, x, top, kept, after, size):
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        shift = top[i // after % kept]
+        out[i] = exp(x[i] - shift if -_INFINITY < shift < _INFINITY else x[i])
 
 
-_larger = device_function(_largest)
+@kernel("float32[::1], float32[::1], int64", registers=32)
+def _shifted_logarithms(x, top, size):
+    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+        x[i] = log(x[i]) + (top[i] if -_INFINITY < top[i] < _INFINITY else _ZERO)
 
 
 @kernel("int64[::1], float32[::1], int64, int64, int64, boolean", registers=48)
