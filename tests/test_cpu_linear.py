@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minicnn_kernels as kernels
+from minicnn_kernels.algorithms import using
 
 cpu, reference = kernels.backend("cpu"), kernels.backend("reference")
 SIZES = st.one_of(st.integers(0, 5), st.sampled_from([7, 10, 16, 17, 31, 33, 48, 64, 100, 130]))
@@ -130,3 +131,10 @@ def test_not_a_number_and_infinity_pass_through():
     expected = np.full((3, 5), 40, np.float32)
     expected[:, 2], expected[1] = np.inf, np.nan
     np.testing.assert_array_equal(cpu.matmul(a, b), expected)
+
+
+def test_tf32_is_a_choice_of_gpus_and_changes_nothing_here(rng):
+    a, b = rng.standard_normal((17, 33), np.float32), rng.standard_normal((33, 16), np.float32)
+    expected = cpu.matmul(a, b)
+    with using("matmul", "tf32"):
+        np.testing.assert_array_equal(cpu.matmul(a, b), expected)

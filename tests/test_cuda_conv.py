@@ -98,8 +98,8 @@ counts = []
 for module in (implicit, implicit_weight):
     launch = module.launch
     module.launch = lambda *arguments, launch=launch: (counts.append(arguments[4]), launch(*arguments))
-CASES["deep"] = (1, 300, (2, 3), 3, (3, 3), (1, 1), (1, 1), (1, 1), 1)
-CASES["wide"] = (1, 1, (50, 60), 2, (1, 2), (1, 1), (0, 0), (1, 1), 1)
+CASES["deep"] = (1, 30, (2, 3), 3, (3, 3), (1, 1), (1, 1), (1, 1), 1)
+CASES["wide"] = (1, 1, (18, 20), 2, (1, 2), (1, 1), (0, 0), (1, 1), 1)
 check("deep", 1e-4)
 assert counts and min(counts) > 1, counts
 counts.clear()

@@ -36,9 +36,8 @@ def accumulation(tile: Tile, bring_a: Callable, bring_b: Callable) -> Callable:
     `term`, zeros from `last` on, to strips[at:]; each is called for one strip after the other.
 
     One barrier a strip is enough. After it every thread's copies of this stage are visible, as each thread
-    has waited for its own before. And every thread has multiplied the stage before, which is the one that
-    is filled next. The first barrier is for a block that has done another tile: its strips are free when
-    all have come.
+    has waited for its own before. And every thread has multiplied the stage before, which is the one that is
+    filled next. Groups are closed where nothing was copied, too: their number tells which stage has arrived.
     """
     count, depth, multiply = tile.sums, tile.depth, tile.multiply
     size_a, size_b = depth * tile.pitch_a, depth * tile.pitch_b
@@ -47,7 +46,6 @@ def accumulation(tile: Tile, bring_a: Callable, bring_b: Callable) -> Callable:
     def accumulate(sums, held, strips_a, strips_b, a, b, term, last, thread):
         for s in range(count):
             sums[s] = _ZERO
-        barrier()
         for stage in range(2):
             bring_a(strips_a, np.int32(stage * size_a), a, np.int32(term + stage * depth), last, thread)
             bring_b(strips_b, np.int32(stage * size_b), b, np.int32(term + stage * depth), last, thread)
