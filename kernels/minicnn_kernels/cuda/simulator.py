@@ -200,7 +200,7 @@ def _dtype(dtype: Any) -> np.dtype:
 def check_alignment(array: Any, index: Any, size: int) -> None:
     """Raises AssertionError if array[index] does not lie at a multiple of `size` bytes, as the GPU would."""
     assert index >= 0, f"index {index}"
-    place = array.ctypes.data + array.itemsize * int(index)
+    place = array.__array_interface__["data"][0] + array.itemsize * int(index)
     assert place % size == 0, f"element {index} lies {place % size} bytes past a multiple of {size}"
 
 
@@ -210,17 +210,21 @@ def check_alignment(array: Any, index: Any, size: int) -> None:
 
 def _groups() -> list[list[tuple]]:
     thread: Any = threading.current_thread()
-    if not hasattr(thread, "copies"):
+    try:
+        return thread.copies
+    except AttributeError:
         thread.copies = [[]]
-    return thread.copies
+        return thread.copies
 
 
 def begin_copy(target: tuple, source: tuple, size: int, of: int) -> None:
     """Note a copy of `of` bytes, all but the first `size` of them zeros. target, source: (array, index)."""
-    (array, first), step = target, target[0].itemsize
-    for i in range(of // step):
-        races.note_write(array, first + i)  # it may arrive from now on, and again when it has been waited for
-    _groups()[-1].append((*target, *source, size // step, of // step))
+    array, first = target
+    count, places = size // array.itemsize, of // array.itemsize
+    if THREADS > 1:
+        for i in range(places):  # it may arrive from now on, and again when it has been waited for
+            races.note_write(array, first + i)
+    _groups()[-1].append((array, first, *source, count, places))
 
 
 def close_copies() -> None:
