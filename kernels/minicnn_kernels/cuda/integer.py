@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -147,8 +147,8 @@ def flatten(x: Any) -> DeviceArray:
 class IntegerProgram:
     """A row of calls on the device, one after the other; see `minicnn_kernels/integer_calls.py`.
 
-    Arrays among the arguments of the calls, the weights of a file, move to the device here, once; inputs have
-    to be there. inputs, outputs: the numbers of the values that come in and go out. Raises ValueError for
+    Arrays among the arguments of the calls, the weights of a file, move to the device here and are made ready
+    for its products, once; what comes in has to be there. inputs, outputs: the numbers of the values that come in and go out. Raises ValueError for
     calls that are no program.
     """
 
@@ -178,24 +178,44 @@ _KERNELS: dict[str, Any] = {
 }
 
 
+class _Weight(NamedTuple):
+    """A weight made ready.
+
+    words: (O, depth) int8, as deep as the rows that it meets. offset: what the sum of each output has to be
+    changed by, (O,) int32. shape: the weight's own.
+    """
+
+    words: DeviceArray
+    offset: DeviceArray
+    shape: tuple[int, ...]
+
+
 def _moved(call: IntegerCall) -> IntegerCall:
-    arguments = tuple(to_device(x) if isinstance(x, np.ndarray) else x for x in call.arguments)
-    return call._replace(arguments=arguments)
+    """The call with its arrays on the device and its weight made ready."""
+    arguments: list[Any] = [to_device(x) if isinstance(x, np.ndarray) else x for x in call.arguments]
+    if call.kernel in ("integer_conv2d_forward", "integer_linear_forward"):
+        _, weight, bias, _, x_zero = arguments[:5]
+        arguments[1] = _ready(weight, bias, x_zero)
+    return call._replace(arguments=tuple(arguments))
 
 
-def _products(
-    rows: DeviceArray, weight: DeviceArray, bias: Any, x_zero: int
-) -> tuple[DeviceArray, DeviceArray]:
-    """(sums of products of the bytes, what each output's sum has to be changed by (O,)), both int32."""
+def _ready(weight: Any, bias: Any, x_zero: int) -> _Weight:
+    if isinstance(weight, _Weight):
+        return weight
     outputs = weight.shape[0]
-    flattened = reshape(weight, (outputs, math.prod(weight.shape[1:])))
-    elements = padded_rows(flattened).elements
+    elements = padded_rows(reshape(weight, (outputs, math.prod(weight.shape[1:])))).elements
     words = elements.view((outputs, elements.shape[3]), None)
     offset = empty((outputs,), np.int32)
     given = flat(offset if bias is None else dense(bias)), bias is not None
     depth = words.shape[1] // FOUR
     launch(_offsets, outputs, flat(offset), flat(words).view(np.int32), *given, x_zero, depth, outputs)
-    return multiply_bytes(rows, words), offset
+    return _Weight(words, offset, weight.shape)
+
+
+def _products(rows: DeviceArray, weight: Any, bias: Any, x_zero: int) -> tuple[DeviceArray, DeviceArray]:
+    """(sums of products of the bytes, the weight's offset), both int32. weight: ready, or int8."""
+    ready = _ready(weight, bias, x_zero)
+    return multiply_bytes(rows, ready.words), ready.offset
 
 
 def _finished(
