@@ -148,8 +148,8 @@ class IntegerProgram:
     """A row of calls on the device, one after the other; see `minicnn_kernels/integer_calls.py`.
 
     Arrays among the arguments of the calls, the weights of a file, move to the device here and are made ready
-    for its products, once; what comes in has to be there. inputs, outputs: the numbers of the values that come
-    in and go out. Raises ValueError for calls that are no program.
+    for its products, once; what comes in has to be there. inputs, outputs: the numbers of the values that
+    come in and go out. Raises ValueError for calls that are no program.
     """
 
     def __init__(self, calls: Sequence[Any], inputs: Sequence[int], outputs: Sequence[int]) -> None:
