@@ -31,7 +31,7 @@ class DeviceArray:
     dies gives it back. offset and strides count elements, not bytes.
     """
 
-    __slots__ = ("device", "dtype", "memory", "offset", "shape", "strides")
+    __slots__ = ("_dense", "device", "dtype", "memory", "offset", "shape", "strides")
 
     def __init__(
         self, memory: Any, dtype: Any, shape: tuple[int, ...], strides: Any = None, offset: int = 0
@@ -39,6 +39,7 @@ class DeviceArray:
         self.memory, self.dtype, self.shape, self.offset = memory, np.dtype(dtype), tuple(shape), offset
         self.strides = c_strides(self.shape) if strides is None else tuple(strides)
         self.device = "cuda"
+        self._dense = True if strides is None else None  # None: not asked yet
 
     @property
     def ndim(self) -> int:
@@ -59,7 +60,14 @@ class DeviceArray:
     def flags(self) -> Flags:
         """Whether elements lie in C order, and whether each has a place of its own."""
         repeated = any(size > 1 and step == 0 for size, step in zip(self.shape, self.strides, strict=True))
-        return Flags(self._is_dense(), not repeated)
+        return Flags(self.is_dense, not repeated)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie in C order without gaps. Asked at every launch, so it is remembered."""
+        if self._dense is None:
+            self._dense = self._lies_in_c_order()
+        return self._dense
 
     def __len__(self) -> int:
         if not self.shape:
@@ -92,7 +100,7 @@ class DeviceArray:
         shape = tuple((self.size // known if known else 0) if size == -1 else size for size in shape)
         if math.prod(shape) != self.size:
             raise ValueError(f"cannot reshape {self.shape} into {shape}")
-        return self.view(shape, None) if self._is_dense() else None
+        return self.view(shape, None) if self.is_dense else None
 
     def permuted(self, dims: tuple[int, ...]) -> DeviceArray:
         """A view with dimension i taken from dims[i]."""
@@ -128,7 +136,7 @@ class DeviceArray:
             axis += 1
         return self.view(shape, strides, offset)
 
-    def _is_dense(self) -> bool:
+    def _lies_in_c_order(self) -> bool:
         expected = 1
         for size, step in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size != 1 and step != expected:

@@ -55,18 +55,23 @@ class CompiledStep:
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the step returns."""
-        if self._refused or not self._can_be_recorded(inputs):
+        if self._refused or not _can_be_recorded(inputs):
             return self._step(*inputs)
         key = self._model.training, signature_of(inputs)
         recorded = self._recorded.get(key)
-        if recorded is not None and recorded.surroundings.unchanged():
+        if recorded is not None and not recorded.surroundings.unchanged():
+            del self._recorded[key]
+            recorded = None
+        leaves = self._model.parameters() if recorded is None else recorded.surroundings.state
+        if any(leaf.grad is not None for leaf in leaves):  # to which this call's would be added
+            return self._step(*inputs)
+        if recorded is not None:
             self._recorded.move_to_end(key)
             return recorded.repeat(inputs)
-        if recorded is None and key in self._warm and self._warm[key].unchanged():
+        if key in self._warm and self._warm[key].unchanged():
             return self._record(key, inputs)
         # The first call, and the first after a change, compiles kernels, makes plans and moves constants: no
         # repetition shall do that. A model that changes with every call never gets further.
-        self._recorded.pop(key, None)
         self._warm[key] = _Surroundings(self._model, self._others)
         return self._step(*inputs)
 
@@ -87,15 +92,14 @@ class CompiledStep:
         """The recordings made so far, the most recently used last."""
         return [recorded.recording for recorded in self._recorded.values()]
 
-    def _can_be_recorded(self, inputs: tuple[Tensor, ...]) -> bool:
-        """Whether this call could be recorded, or be a repetition."""
-        if not inputs or any(not isinstance(x, Tensor) or x.device == "cpu" for x in inputs):
-            return False
-        if scope.watch.recorder is not None or is_anomaly_detected():
-            return False
-        if kernels.backend("cuda").is_recording():  # this call is a part of another step
-            return False
-        return all(p.grad is None for p in self._model.parameters())  # else this one's would be added
+
+def _can_be_recorded(inputs: tuple[Tensor, ...]) -> bool:
+    """Whether a call with these inputs, now, could be recorded or be a repetition."""
+    if not inputs or any(not isinstance(x, Tensor) or x.device == "cpu" for x in inputs):
+        return False
+    if scope.watch.recorder is not None or is_anomaly_detected():
+        return False
+    return not kernels.backend("cuda").is_recording()  # else this call is a part of another step
 
 
 class _Surroundings:
@@ -172,12 +176,16 @@ class CompiledUpdate:
 
     def __init__(self, update: Callable[[], Any], model: Module) -> None:
         self._update, self._model = update, model
+        self._watch: Watch | None = None
+        self._parameters: list[Any] = []
         self._recorded: OrderedDict[tuple, Any] = OrderedDict()  # None: called once
         self._in_vain = 0  # calls in a row that differed from their recording
 
     def __call__(self) -> None:
         """Call the function."""
-        key = tuple(None if p.grad is None else id(p.grad.data.memory) for p in self._on_device())
+        if self._watch is None or not self._watch.sees_no_change():
+            self._watch, self._parameters = Watch(self._model), list(self._model.parameters())
+        key = self._gradients()
         if not key or self._in_vain >= _PATIENCE or kernels.backend("cuda").is_recording():
             self._update()
             return
@@ -211,9 +219,12 @@ class CompiledUpdate:
         if not rehearsal.matched:
             self._recorded[key] = None
 
-    def _on_device(self) -> list[Any]:
-        parameters = list(self._model.parameters())
-        return parameters if all(p.device != "cpu" for p in parameters) else []
+    def _gradients(self) -> tuple:
+        """Where the gradients lie; () if one is on the host."""
+        arrays = [None if p.grad is None else p.grad.data for p in self._parameters]
+        if not all(array is None or isinstance(array, kernels.DeviceArray) for array in arrays):
+            return ()
+        return tuple(None if array is None else id(array.memory) for array in arrays)
 
 
 def _watch(part: Any) -> Callable[[], bool]:

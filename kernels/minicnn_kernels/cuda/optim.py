@@ -118,7 +118,7 @@ def _step(run: Kernel, param: Any, grad: Any, state: tuple, numbers: tuple, *fla
 
 def _in_place(x: DeviceArray) -> Any:
     """Flat elements to write to. Raises ValueError for a view that has gaps or another order."""
-    if not x.flags.c_contiguous:
+    if not x.is_dense:
         raise ValueError(
             f"cuda: expected an array in C order to change in place, got a view of shape {x.shape}"
         )

@@ -27,7 +27,7 @@ class Rehearsal:
         self.recording, self.matched = recording, True
         # Not the recording's: what differs may keep what it allocates.
         self.pool = shared_pool()
-        self._waiting: list[tuple[Launch, Any]] = []  # with the arguments, so that their memory stays taken
+        self._waiting: list[tuple] = []  # launches as they were heard, whose memory stays taken
         self._rates: dict[int, tuple[float, ...]] = {}
         self._asked = 0  # how often for numbers
 
@@ -47,12 +47,11 @@ class Rehearsal:
 
     def hear(self, kernel: Kernel, grid: Any, block: int, arguments: tuple) -> None:
         """A launch: wait with it, or do it if the function differs."""
-        launch = Launch.of(kernel, grid, block, arguments)
         if not self.matched:
-            launch.run()
+            Launch.of(kernel, grid, block, arguments).run()
             return
         place = len(self._waiting)
-        self._waiting.append((launch, arguments))
+        self._waiting.append((kernel, grid, block, arguments))
         heard = self.recording.heard
         if place >= len(heard) or heard[place] != identity(kernel, grid, block, arguments):
             self._give_up()
@@ -88,8 +87,8 @@ class Rehearsal:
         if self.matched:
             self.matched = False
             self._write_rates()
-            for launch, _ in self._waiting:
-                launch.run()
+            for heard in self._waiting:
+                Launch.of(*heard).run()
             self._waiting = []
 
     def _write_rates(self) -> None:

@@ -152,7 +152,7 @@ def on_device(op: str, *arrays: Any) -> None:
 def dense(x: DeviceArray) -> DeviceArray:
     """x in C order: itself if it is so already, else a copy."""
     on_device("cuda", x)
-    return x if x.flags.c_contiguous else cast(x, x.dtype)
+    return x if x.is_dense else cast(x, x.dtype)
 
 
 def cast(x: DeviceArray, dtype: Any) -> DeviceArray:
