@@ -44,6 +44,14 @@ ones = np.ones((1, 2, 1, 1), np.float32)
 check("conv2d_block_forward", spoilt, ones, None, (1, 1), (0, 0), (1, 1), 1, True, pools[1])
 check("conv2d_block_forward", 0 * x, ones, None, (1, 1), (0, 0), (1, 1), 1, True, pools[1])  # 0 is dead
 check("batch_norm_block_forward", x, np.zeros(2, np.float32), None, None, 1e-3, True, pools[1])
+even = draw(2, 2, 4, 6)  # its pixels go by fours
+for relu, affine, residual in itertools.product(
+    (True, False), ((None, None), (draw(2), draw(2))), (None, draw(*even.shape))
+):
+    arguments = (even, *affine, residual, 1e-3, relu, None)
+    y, winners, mean, inv_std = check("batch_norm_block_forward", *arguments)
+    saved = (even, *affine, residual is not None, mean, inv_std, relu, None, (True,) * 4)
+    check("batch_norm_block_backward", draw(*y.shape), y, winners, *saved)
 check("add_relu_forward", spoilt, draw(*x.shape))
 check("linear_relu_forward", draw(4, 5), draw(3, 5), draw(3))
 check("shortcut_forward", x, (2, 2), 1, 5)
