@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -70,7 +71,9 @@ class Kernel:
         """Launch it. Numba keeps 128 configurations of all kernels together, a training step has more."""
         configured = self._configured.get((grid, block))
         if configured is None:
-            configured = self.compiled[grid, block, stream()]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a small array makes a small grid
+                configured = self.compiled[grid, block, stream()]
             if not SIMULATED:  # there the kernel itself holds the newest configuration
                 self._configured[grid, block] = configured
         configured(*given)
