@@ -19,7 +19,7 @@ import numpy as np
 import minicnn
 import minicnn_kernels as kernels
 from minicnn import compress, graph, nn, optim
-from minicnn_kernels.cuda import maps, storage
+from minicnn_kernels.cuda import driver, maps, storage
 
 rng = np.random.default_rng(0)
 BATCHES = [
@@ -251,6 +251,24 @@ def evaluation_is_repeated_too() -> None:
     for ours, theirs in zip(kept, expected, strict=True):
         np.testing.assert_array_equal(ours.cpu().numpy(), theirs.cpu().numpy())
     assert len(step.recordings()) == 1
+
+
+def without_a_graph_launches_go_one_by_one() -> None:
+    """As on a GPU whose driver captures none: what captures is not here."""
+    ran: list[int] = []
+
+    class Counted:
+        def run(self) -> None:
+            ran.append(1)
+
+    driver.SIMULATED = False
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        repeat = driver.repeated([Counted(), Counted()])
+    assert ["no graph was captured" in str(warning.message) for warning in said] == [True]
+    repeat()
+    repeat()
+    assert len(ran) == 4
 
 
 def what_cannot_be_recorded_says_why_and_is_right() -> None:

@@ -20,6 +20,7 @@ from minicnn import graph, nn
         "an_update_decides_anew_in_every_step",
         "evaluation_is_repeated_too",
         "what_cannot_be_recorded_says_why_and_is_right",
+        "without_a_graph_launches_go_one_by_one",
     ],
 )
 def test_a_recorded_step(name):

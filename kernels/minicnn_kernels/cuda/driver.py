@@ -224,7 +224,8 @@ def stream() -> Any:
 def repeated(launches: Sequence[Launch]) -> Callable[[], None]:
     """A function that does these launches again: one CUDA graph; in the simulator one launch after another.
 
-    Each kernel must have run before: nothing may be compiled or loaded while a graph is captured.
+    Each kernel must have run before: nothing may be compiled or loaded while a graph is captured. Where the
+    driver captures none, a RuntimeWarning says why, and they are launched one by one.
     """
 
     def one_by_one() -> None:
@@ -233,10 +234,23 @@ def repeated(launches: Sequence[Launch]) -> Callable[[], None]:
 
     if SIMULATED:
         return one_by_one
+    try:
+        return _captured(one_by_one)
+    except Exception as error:  # of many kinds: the driver's, its bindings' and Numba's
+        warnings.warn(
+            f"device 'cuda': no graph was captured, launches go one by one: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return one_by_one
+
+
+def _captured(run: Callable[[], None]) -> Callable[[], None]:
+    """What launches, as one CUDA graph, all that `run` launches. The graph does not keep memory alive."""
     ours = importlib.import_module("cuda.core").Stream.from_handle(int(stream()))  # numba-cuda brings it
     builder = ours.create_graph_builder().begin_building()
     try:
-        one_by_one()
+        run()
     finally:  # else the stream would be captured for ever
         builder.end_building()
     graph = builder.complete()
