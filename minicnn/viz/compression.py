@@ -37,11 +37,11 @@ def weight_histograms(model: Module, *, bins: int = 61, columns: int = 4, figure
             nonzero, _ = np.histogram(values[values != 0], edges)
             axes.stairs(everything, edges, color=style.GREY, fill=True, alpha=0.35, label="all")
             axes.stairs(nonzero, edges, color=style.BLUE, linewidth=1.5, label="not zero")
-            axes.set_ylim(0, 1.4 * max(nonzero.max(), 1))  # room for the legend
+            axes.set_ylim(0, 1.5 * max(nonzero.max(), 1))  # room for the legend
             axes.set_title(f"{name}\n{(values == 0).mean():.0%} zeros", fontsize=8.5)
             axes.set_yticks([])
             axes.tick_params(labelsize=8)
-        grid[0].legend(fontsize=8)
+        grid[0].legend(fontsize=8, loc="upper left")
         figure.supxlabel("weight", fontsize=9)
         figure.supylabel("how many", fontsize=9)
     return figure
