@@ -1,8 +1,9 @@
 """What every kernel becomes on the GPU, told without one: `python -m minicnn_kernels.cuda.code`.
 
 Each kernel is compiled by numba-cuda to PTX for sm_90 and assembled by ptxas, both of which need no GPU. The
-table shows registers, shared memory, bytes spilled to slow memory and double-precision instructions; the
-command fails if a kernel spills, computes in double precision or takes more registers than it declares.
+table shows registers, shared memory, bytes that a thread keeps in slow memory (the stack, where spilled
+registers and local arrays with unknown indices go) and double-precision instructions; the command fails if a
+kernel has a stack, computes in double precision or takes more registers than it declares.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,21 +33,21 @@ DOUBLE_PRECISION_IN_THE_LIBRARY = frozenset({"sin", "cos", "tan"})
 
 @dataclass(frozen=True)
 class Code:
-    """One kernel's machine code in numbers. registers, shared and spilled are None without ptxas."""
+    """One kernel's machine code in numbers. registers, shared and stack are None without ptxas."""
 
     name: str
     doubles: int
     registers: int | None
     shared: int | None
-    spilled: int | None
+    stack: int | None
 
     def complaints(self, allowed: int) -> list[str]:
         """What is wrong with it; `allowed`: registers that it may use."""
         wrong = []
         if self.doubles and self.name.partition(" ")[0] not in DOUBLE_PRECISION_IN_THE_LIBRARY:
             wrong.append(f"{self.doubles} double-precision instructions")
-        if self.spilled:
-            wrong.append(f"{self.spilled} bytes spilled")
+        if self.stack:
+            wrong.append(f"{self.stack} bytes of a stack in slow memory")
         if self.registers is not None and self.registers > allowed:
             wrong.append(f"{self.registers} registers, declared {allowed}")
         return wrong
@@ -87,11 +89,16 @@ def machine_code(kernel: Kernel) -> Code:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{kernel.name}: ptxas: {done.stderr}")
-    spilled = sum(int(number) for number in re.findall(r"(\d+) bytes spill", done.stderr))
+    stack = sum(int(number) for number in re.findall(r"(\d+) bytes stack frame", done.stderr))
     shared = re.search(r"(\d+) bytes smem", done.stderr)
     registers = re.search(r"Used (\d+) registers", done.stderr)
     assert registers is not None, done.stderr
-    return Code(kernel.name, doubles, int(registers[1]), int(shared[1]) if shared else 0, spilled)
+    return Code(kernel.name, doubles, int(registers[1]), int(shared[1]) if shared else 0, stack)
+
+
+def _numbered(i: int) -> Code:
+    """`machine_code` of the i-th kernel, whose number can be sent to another process."""
+    return machine_code(KERNELS[i])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,18 +108,19 @@ def main(arguments: list[str] | None = None) -> int:
     names = parser.parse_args(arguments).names
     if SIMULATED:
         raise SystemExit("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM")
-    print(f"{'kernel':44} {'registers':>9} {'shared':>7} {'spilled':>7} {'doubles':>7}")
+    chosen = [
+        i for i, kernel in enumerate(KERNELS) if not names or any(name in kernel.name for name in names)
+    ]
+    print(f"{'kernel':44} {'registers':>9} {'shared':>7} {'stack':>7} {'doubles':>7}")
     broken = 0
-    for kernel in KERNELS:
-        if names and not any(name in kernel.name for name in names):
-            continue
-        code = machine_code(kernel)
-        wrong = code.complaints(kernel.registers)
-        cells = ("-" if n is None else n for n in (code.registers, code.shared, code.spilled))
-        registers, shared, spilled = cells
-        mark = f"  <- {', '.join(wrong)}" if wrong else ""
-        print(f"{code.name:44} {registers:>9} {shared:>7} {spilled:>7} {code.doubles:>7}{mark}", flush=True)
-        broken += bool(wrong)
+    with ProcessPoolExecutor() as pool:
+        for i, code in zip(chosen, pool.map(_numbered, chosen), strict=True):
+            wrong = code.complaints(KERNELS[i].registers)
+            cells = ("-" if n is None else n for n in (code.registers, code.shared, code.stack))
+            registers, shared, stack = cells
+            mark = f"  <- {', '.join(wrong)}" if wrong else ""
+            print(f"{code.name:44} {registers:>9} {shared:>7} {stack:>7} {code.doubles:>7}{mark}", flush=True)
+            broken += bool(wrong)
     print(f"{len(KERNELS)} kernels of {kernels.__name__}, {broken} of those shown break a rule")
     return min(broken, 1)
 
