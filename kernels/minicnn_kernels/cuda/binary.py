@@ -15,9 +15,10 @@ import numpy as np
 from minicnn_kernels.cuda.driver import cuda, device_function, kernel, launch, launch_blocks
 from minicnn_kernels.cuda.elementwise import ne, where
 from minicnn_kernels.cuda.maps import with_numbers
-from minicnn_kernels.cuda.pairs import THREADS, divide, halves, plus, plus_pair, times
+from minicnn_kernels.cuda.pairs import block_pair_sum, divide, halves, plus, times
 from minicnn_kernels.cuda.shape import permute, reshape
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
+from minicnn_kernels.cuda.trees import THREADS, block_sum
 from minicnn_kernels.device_array import DeviceArray
 from minicnn_kernels.reference import binary as reference
 from minicnn_kernels.reference.binary import PANEL, SMALLEST_SCALE, WORD
@@ -247,23 +248,10 @@ def _fit(threshold, scale, x, factor, factor_low, ternary, before, kept, after):
                 total, lost = plus(total, lost, value)
                 count += 1
         shared_high[thread], shared_low[thread], shared_count[thread] = total, lost, count
-        cuda.syncthreads()
-        width = THREADS // 2
-        while width > 0:
-            if thread < width:  # writes below width, reads what is at or above it
-                total, lost = plus_pair(
-                    shared_high[thread],
-                    shared_low[thread],
-                    shared_high[thread + width],
-                    shared_low[thread + width],
-                )
-                shared_high[thread], shared_low[thread] = total, lost
-                shared_count[thread] += shared_count[thread + width]
-            cuda.syncthreads()
-            width //= 2
-        divisor, divisor_low = _pair_of(max(shared_count[0], np.int64(1)))
-        mean, mean_low = divide(shared_high[0], shared_low[0], divisor, divisor_low)
-        cuda.syncthreads()  # all have read the sums before the next pass overwrites them
+        total, lost = block_pair_sum(shared_high, shared_low, thread)
+        count = block_sum(shared_count, thread)
+        divisor, divisor_low = _pair_of(max(count, np.int64(1)))
+        mean, mean_low = divide(total, lost, divisor, divisor_low)
         if last == 0:
             limit, limit_low = times(mean, mean_low, factor, factor_low)
     if thread == 0:

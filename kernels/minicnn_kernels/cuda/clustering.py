@@ -15,9 +15,10 @@ from minicnn_kernels.cuda.distributions import random_permutation
 from minicnn_kernels.cuda.driver import cuda, device_function, kernel, launch, launch_blocks
 from minicnn_kernels.cuda.indexing import take
 from minicnn_kernels.cuda.order import sort, true_positions
-from minicnn_kernels.cuda.pairs import THREADS, divide, halves, plus, plus_pair
+from minicnn_kernels.cuda.pairs import block_pair_sum, divide, halves, plus, plus_pair
 from minicnn_kernels.cuda.shape import copy_into, full, reshape
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device, to_device, to_host
+from minicnn_kernels.cuda.trees import THREADS
 from minicnn_kernels.device_array import DeviceArray
 from minicnn_kernels.reference.clustering import _SWEEPS
 
@@ -251,18 +252,6 @@ def _sum_members(sums, grad, x, index, size):
         if index[i] == target and x[i] != _ZERO:
             total, lost = plus(total, lost, grad[i])
     shared_high[thread], shared_low[thread] = total, lost
-    cuda.syncthreads()
-    width = THREADS // 2
-    while width > 0:
-        if thread < width:  # writes below width, reads what is at or above it
-            total, lost = plus_pair(
-                shared_high[thread],
-                shared_low[thread],
-                shared_high[thread + width],
-                shared_low[thread + width],
-            )
-            shared_high[thread], shared_low[thread] = total, lost
-        cuda.syncthreads()
-        width //= 2
+    total, _ = block_pair_sum(shared_high, shared_low, thread)
     if thread == 0:
-        sums[target] = shared_high[0]
+        sums[target] = total

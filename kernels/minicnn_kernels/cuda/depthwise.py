@@ -12,15 +12,14 @@ import math
 
 import numpy as np
 
-from minicnn_kernels.cuda import simulator
-from minicnn_kernels.cuda.driver import SIMULATED, Elements, cuda, kernel, launch, launch_blocks
+from minicnn_kernels.cuda.driver import Elements, cuda, kernel, launch, launch_blocks
 from minicnn_kernels.cuda.epilogue import NOTHING, Epilogue, at_least
 from minicnn_kernels.cuda.implicit import divided, int32_numbers
 from minicnn_kernels.cuda.taps import Geometry
+from minicnn_kernels.cuda.trees import THREADS, block_sum
 
 __all__ = ["backward_input", "backward_weight", "forward"]
 
-THREADS = simulator.THREADS if SIMULATED else 256
 _ZERO = np.float32(0)
 _SIZES = "UniTuple(int32, 16)"
 
@@ -135,12 +134,6 @@ def _backward_weight(dweight, grad, x, onto, is_added, sizes):
             factor = grad[((image * groups * outputs + o) * out_h + i) * out_w + j]
             total += x[(place * h + row) * w + column] * factor
     shared[thread] = total
-    cuda.syncthreads()
-    half = THREADS // 2
-    while half > 0:  # a tree: each round half as many threads add what the others have
-        if thread < half:
-            shared[thread] += shared[thread + half]
-        cuda.syncthreads()
-        half //= 2
+    total = block_sum(shared, thread)
     if thread == 0:
-        dweight[e] = shared[0] + onto[e] if is_added else shared[0]
+        dweight[e] = total + onto[e] if is_added else total

@@ -21,8 +21,9 @@ from minicnn_kernels.cuda.driver import (
     launch_blocks,
     rint,
 )
-from minicnn_kernels.cuda.pairs import THREADS, plus_pair, product, square_of
+from minicnn_kernels.cuda.pairs import block_pair_sum, plus_pair, product, square_of
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
+from minicnn_kernels.cuda.trees import THREADS, folded, folded_pairs
 from minicnn_kernels.device_array import DeviceArray
 from minicnn_kernels.reference.quantization import _EMPTY_SCALE, _SMALLEST_SCALE
 
@@ -124,6 +125,10 @@ def _by_channel(x: DeviceArray, axis: int | None) -> tuple[DeviceArray, tuple[in
     return dense(x), (math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
 
 
+_block_maximum = folded(device_function(lambda a, b: max(a, b)))
+_block_range = folded_pairs(device_function(lambda low, high, a, b: (min(low, a), max(high, b))))
+
+
 @kernel(f"{', '.join(['float32[::1]'] * 4)}, int64, int64, int64, int64", registers=48)
 def _range(low, high, lows, highs, before, kept, after, parts):
     """Block (j, p) takes every parts-th round of THREADS elements of channel j. NaN changes nothing."""
@@ -136,16 +141,9 @@ def _range(low, high, lows, highs, before, kept, after, parts):
         smallest = lows[place] if lows[place] < smallest else smallest
         largest = highs[place] if highs[place] > largest else largest
     shared_low[thread], shared_high[thread] = smallest, largest
-    cuda.syncthreads()
-    width = THREADS // 2
-    while width > 0:
-        if thread < width:  # writes below width, reads what is at or above it
-            shared_low[thread] = min(shared_low[thread], shared_low[thread + width])
-            shared_high[thread] = max(shared_high[thread], shared_high[thread + width])
-        cuda.syncthreads()
-        width //= 2
+    smallest, largest = _block_range(shared_low, shared_high, thread)
     if thread == 0:
-        low[target * parts + part], high[target * parts + part] = shared_low[0], shared_high[0]
+        low[target * parts + part], high[target * parts + part] = smallest, largest
 
 
 @device_function
@@ -202,14 +200,8 @@ def _choose(scale, zero_point, low, high, qmin, qmax, symmetric, power_of_two, h
         step = _step_of(low[i], high[i], qmin, qmax, symmetric)
         top = step if step > top else top
     shared[thread] = top
-    cuda.syncthreads()
-    width = THREADS // 2
-    while width > 0:
-        if thread < width:  # writes below width, reads what is at or above it
-            shared[thread] = max(shared[thread], shared[thread + width])
-        cuda.syncthreads()
-        width //= 2
-    least = product(shared[0], _SHARE) if has_channels else _ZERO
+    top = _block_maximum(shared, thread)
+    least = product(top, _SHARE) if has_channels else _ZERO
     for i in range(thread, channels, THREADS):
         step = _step_of(low[i], high[i], qmin, qmax, symmetric)
         step = least if least > step else step
@@ -225,14 +217,8 @@ def _move(low, high, new_low, new_high, momentum, channels):
     for i in range(thread, channels, THREADS):
         found = np.int32(1) if high[i] > low[i] else found
     shared[thread] = found
-    cuda.syncthreads()  # also: nobody moves a bound that another thread has not looked at yet
-    width = THREADS // 2
-    while width > 0:
-        if thread < width:  # writes below width, reads what is at or above it
-            shared[thread] = max(shared[thread], shared[thread + width])
-        cuda.syncthreads()
-        width //= 2
-    share = momentum if shared[0] > 0 else _ONE
+    found = _block_maximum(shared, thread)  # and nobody moves a bound that another has not looked at yet
+    share = momentum if found > 0 else _ONE
     for i in range(thread, channels, THREADS):
         low[i] = low[i] + product(new_low[i] - low[i], share)
         high[i] = high[i] + product(new_high[i] - high[i], share)
@@ -306,21 +292,7 @@ def _least_error(
             square, rest = square_of(error)
             total, lost = plus_pair(total, lost, square, rest)
         shared_high[thread], shared_low[thread] = total, lost
-        cuda.syncthreads()
-        width = THREADS // 2
-        while width > 0:
-            if thread < width:  # writes below width, reads what is at or above it
-                total, lost = plus_pair(
-                    shared_high[thread],
-                    shared_low[thread],
-                    shared_high[thread + width],
-                    shared_low[thread + width],
-                )
-                shared_high[thread], shared_low[thread] = total, lost
-            cuda.syncthreads()
-            width //= 2
-        total, lost = shared_high[0], shared_low[0]
-        cuda.syncthreads()  # all have read the sum before the next candidate overwrites it
+        total, lost = block_pair_sum(shared_high, shared_low, thread)
         if total < least or (total == least and lost < least_low):
             best, least, least_low = share, total, lost
     if thread == 0:

@@ -19,8 +19,9 @@ import numpy as np
 from minicnn_kernels.cuda.driver import cuda, device_function, kernel, launch, launch_blocks, sqrt
 from minicnn_kernels.cuda.gemm import LONGEST
 from minicnn_kernels.cuda.instructions import load4, store4
-from minicnn_kernels.cuda.statistics import THREADS, find_channel_sums, find_statistics, layer_backward
+from minicnn_kernels.cuda.statistics import find_channel_sums, find_statistics, layer_backward
 from minicnn_kernels.cuda.storage import dense, empty, flat, on_device
+from minicnn_kernels.cuda.trees import THREADS
 from minicnn_kernels.device_array import DeviceArray
 
 __all__ = [

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda import simulator
 from minicnn_kernels.cuda.driver import SIMULATED, Kernel, cuda, device_function, kernel
+from minicnn_kernels.cuda.trees import THREADS, folded_pairs
 
-__all__ = ["THREADS", "divide", "halves", "pair_sums", "plus", "plus_pair", "product", "square_of", "times"]
+__all__ = [
+    "block_pair_sum", "divide", "halves", "pair_sums", "plus", "plus_pair", "product", "square_of", "times",
+]  # fmt: skip
 
-THREADS = simulator.THREADS if SIMULATED else 256  # of a block that collects one sum; a power of two
 _ZERO = np.float32(0)
 
 
@@ -102,6 +103,10 @@ def divide(high, low, other_high, other_low):
     return plus(first, second, rest / other_high)
 
 
+# block_pair_sum(high, low, thread): the sum of the pairs that the threads of a block have laid open.
+block_pair_sum = folded_pairs(plus_pair)
+
+
 def pair_sums(name: str, term: Any) -> Kernel:
     """A kernel that adds up term(x) over what shares a result, one block of threads for each.
 
@@ -119,20 +124,8 @@ def pair_sums(name: str, term: Any) -> Kernel:
         for i in range(thread, before * after, THREADS):
             total, lost = plus(total, lost, term(x[(i // after * kept + target) * after + i % after]))
         shared_high[thread], shared_low[thread] = total, lost
-        cuda.syncthreads()
-        width = THREADS // 2
-        while width > 0:
-            if thread < width:  # nobody writes where another reads: those are below, these at or above width
-                total, lost = plus_pair(
-                    shared_high[thread],
-                    shared_low[thread],
-                    shared_high[thread + width],
-                    shared_low[thread + width],
-                )
-                shared_high[thread], shared_low[thread] = total, lost
-            cuda.syncthreads()
-            width //= 2
+        total, lost = block_pair_sum(shared_high, shared_low, thread)
         if thread == 0:
-            high[target], low[target] = shared_high[0], shared_low[0]
+            high[target], low[target] = total, lost
 
     return run

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda import simulator
 from minicnn_kernels.cuda.driver import (
     SIMULATED,
     Kernel,
@@ -28,6 +27,7 @@ from minicnn_kernels.cuda.driver import (
     log,
 )
 from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device
+from minicnn_kernels.cuda.trees import THREADS, folded
 from minicnn_kernels.device_array import DeviceArray
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "sum_to", "var",
 ]  # fmt: skip
 
-THREADS = simulator.THREADS if SIMULATED else 256  # of a block; a power of two
 _ENOUGH_BLOCKS = 4 if SIMULATED else 512  # with fewer results than this, several blocks share one
 _LEAST = 4 if SIMULATED else 4096  # elements that are worth a block of their own
 _ZERO, _ONE, _INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
@@ -46,6 +45,7 @@ def _reduction(
 ) -> Kernel:
     """A kernel for one way of combining two values, whose neutral one is `start`."""
     combine = device_function(combine)
+    fold = folded(combine)
     gives, takes = types
     whole = np.int64 if gives == "int64" else (np.bool_ if gives == "boolean" else np.float32)
 
@@ -58,15 +58,9 @@ def _reduction(
         for i in range(part * THREADS + thread, before * after, parts * THREADS):
             value = combine(value, whole(x[(i // after * kept + target) * after + i % after]))
         shared[thread] = value
-        cuda.syncthreads()
-        width = THREADS // 2
-        while width > 0:
-            if thread < width:
-                shared[thread] = combine(shared[thread], shared[thread + width])
-            cuda.syncthreads()
-            width //= 2
+        found = fold(shared, thread)
         if thread == 0:
-            out[target * parts + part] = shared[0]
+            out[target * parts + part] = found
 
     return run
 

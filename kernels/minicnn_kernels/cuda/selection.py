@@ -15,10 +15,11 @@ import numpy as np
 from minicnn_kernels.cuda.driver import cuda, kernel, launch, launch_blocks
 from minicnn_kernels.cuda.elementwise import ne
 from minicnn_kernels.cuda.order import sort
-from minicnn_kernels.cuda.pairs import THREADS, pair_sums
+from minicnn_kernels.cuda.pairs import pair_sums
 from minicnn_kernels.cuda.reduction import sum as total
 from minicnn_kernels.cuda.shape import full, reshape
 from minicnn_kernels.cuda.storage import cast, dense, empty, flat, on_device, to_host
+from minicnn_kernels.cuda.trees import THREADS
 from minicnn_kernels.device_array import DeviceArray
 
 __all__ = ["count_nonzero", "keep_n_of_m", "smallest", "spread_units", "unit_sums"]

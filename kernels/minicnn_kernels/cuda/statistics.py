@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from minicnn_kernels.cuda import simulator
 from minicnn_kernels.cuda.driver import SIMULATED, cuda, device_function, kernel, launch_blocks, sqrt
 from minicnn_kernels.cuda.storage import empty, flat
+from minicnn_kernels.cuda.trees import THREADS, block_sum
 from minicnn_kernels.device_array import DeviceArray
 
-__all__ = ["THREADS", "find_channel_sums", "find_statistics", "layer_backward"]
+__all__ = ["find_channel_sums", "find_statistics", "layer_backward"]
 
-THREADS = simulator.THREADS if SIMULATED else 256  # of a block; a power of two
 _HELD = 4 if SIMULATED else 16  # elements that a thread holds: that many loads are on their way at once
 _SLICE = THREADS * _HELD
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -63,21 +62,6 @@ def find_channel_sums(
 
 
 @device_function
-def _block_sum(shared, thread):
-    """The sum of what every thread has written to its place in shared memory, for all of them."""
-    cuda.syncthreads()
-    width = THREADS // 2
-    while width > 0:
-        if thread < width:
-            shared[thread] += shared[thread + width]
-        cuda.syncthreads()
-        width //= 2
-    total = shared[0]
-    cuda.syncthreads()  # before anybody writes there again
-    return total
-
-
-@device_function
 def _further(place, pixel, channels, pixels):
     """(place, pixel) of the element that is THREADS further on in its channel: a division by `pixels` for
     each would take as long as its trip to memory."""
@@ -107,13 +91,13 @@ def _statistics(mean, spread, x, count, channels, pixels, parts, eps):
     for k in range(_HELD):
         total += held[k]
     shared[thread] = total
-    center = _block_sum(shared, thread) / size
+    center = block_sum(shared, thread) / size
     total = _ZERO
     for k in range(_HELD):
         distance = held[k] - center if first + k * THREADS + thread < count else _ZERO
         total += distance * distance
     shared[thread] = total
-    total = _block_sum(shared, thread)
+    total = block_sum(shared, thread)
     if thread == 0:
         mean[block] = center
         spread[block] = total if parts > 1 else _ONE / sqrt(total / size + eps)
@@ -129,14 +113,14 @@ def _merge_statistics(mean, inv_std, means, squares, count, parts, eps):
     for p in range(thread, parts, THREADS):
         total += means[channel * parts + p] * np.float32(min(count - p * _SLICE, _SLICE))
     shared[thread] = total
-    center = _block_sum(shared, thread) / np.float32(count)
+    center = block_sum(shared, thread) / np.float32(count)
     total = _ZERO
     for p in range(thread, parts, THREADS):
         distance = means[channel * parts + p] - center
         size = np.float32(min(count - p * _SLICE, _SLICE))
         total += squares[channel * parts + p] + distance * distance * size
     shared[thread] = total
-    variance = _block_sum(shared, thread) / np.float32(count)
+    variance = block_sum(shared, thread) / np.float32(count)
     if thread == 0:
         mean[channel] = center
         inv_std[channel] = _ONE / sqrt(variance + eps)
@@ -163,9 +147,9 @@ def _channel_sums(dweight, dbias, grad, x, mean, inv_std, count, channels, pixel
         by_bias += gradients[k]
         by_weight += gradients[k] * (held[k] - center)
     shared[thread] = by_weight
-    by_weight = _block_sum(shared, thread)
+    by_weight = block_sum(shared, thread)
     shared[thread] = by_bias
-    by_bias = _block_sum(shared, thread)
+    by_bias = block_sum(shared, thread)
     if thread == 0:
         dweight[block] = by_weight * inv_std[channel]
         dbias[block] = by_bias
@@ -180,12 +164,12 @@ def _merge_sums(dweight, dbias, by_weight, by_bias, parts):
     for p in range(thread, parts, THREADS):
         total += by_weight[channel * parts + p]
     shared[thread] = total
-    first = _block_sum(shared, thread)
+    first = block_sum(shared, thread)
     total = _ZERO
     for p in range(thread, parts, THREADS):
         total += by_bias[channel * parts + p]
     shared[thread] = total
-    second = _block_sum(shared, thread)
+    second = block_sum(shared, thread)
     if thread == 0:
         dweight[channel], dbias[channel] = first, second
 
@@ -201,9 +185,9 @@ def layer_backward(dx, grad, x, mean, inv_std, weight, has_weight, length):
         plain += inner
         along += inner * (x[first + i] - center) * scale
     shared[thread] = plain
-    plain = _block_sum(shared, thread) / np.float32(length)
+    plain = block_sum(shared, thread) / np.float32(length)
     shared[thread] = along
-    along = _block_sum(shared, thread) / np.float32(length)
+    along = block_sum(shared, thread) / np.float32(length)
     for i in range(thread, length, THREADS):
         inner = grad[first + i] * weight[i] if has_weight else grad[first + i]
         dx[first + i] = (inner - plain - (x[first + i] - center) * scale * along) * scale
