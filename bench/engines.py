@@ -43,7 +43,9 @@ def minicnn_facts() -> dict[str, Any]:
     import minicnn
     from minicnn_kernels.cpu.about import about
 
-    return {"version": minicnn.__version__, "threads": minicnn.get_num_threads(), **about()}
+    machine = about()
+    del machine["cache"]  # a folder, of no meaning elsewhere
+    return {"version": minicnn.__version__, "threads": minicnn.get_num_threads(), **machine}
 
 
 def make_torch(
