@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minicnn
@@ -61,6 +61,7 @@ def test_moving_averages_begin_with_the_first_batch():
     assert high == pytest.approx((4 + 0.25 * 4) * 0.75)
 
 
+@example([[1.0], [1.5]])
 @given(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=9), min_size=1, max_size=6))
 def test_a_histogram_does_not_depend_on_the_order_in_which_values_come(batches):
     one, other = Histogram(), Histogram()

@@ -80,7 +80,7 @@ class Histogram(Observer):
     def see(self, value: Tensor) -> None:
         k = kernels.of(self.counts)
         low, high = extremes(value)
-        while max(-low, high) > self.width * self.bins / 2:
+        while max(-low, high) >= self.width * self.bins / 2:  # a bin has its lower edge, not its upper one
             self.counts, self.width = k.widen(self.counts), 2 * self.width
         more = kernels.of(value.data).histogram(value.data, self.width, self.bins)
         self.counts = k.add(self.counts, kernels.to_host(more))
