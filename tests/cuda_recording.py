@@ -179,7 +179,7 @@ def an_update_decides_anew_in_every_step() -> None:
 
 def spoil_the_pool(model: nn.Module, i: int) -> None:
     """Fill all memory that is not in use with something that would show."""
-    maps.constant.cache_clear()
+    maps._uploaded.cache_clear()
     spoilt = [
         kernels.to_device(np.full(elements.size, 77, dtype), "cuda")
         for (dtype, _), unused in list(storage._pool.unused.items())

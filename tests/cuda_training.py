@@ -145,6 +145,16 @@ def a_loss_that_is_not_finite_is_found() -> None:
     assert "made '" in message, message
 
 
+def a_norm_that_is_not_finite_is_found() -> None:
+    """The squares of these gradients overflow; scaled by 1 / infinity they would be 0, and a step be lost."""
+    message = ""
+    try:
+        trained(network(), "cuda", loss=lambda outputs, _: (outputs * 1e25).mean(), clip_norm=1.0)
+    except TrainingError as error:
+        message = str(error)
+    assert "epoch 1, batch 1: the loss or the norm of the gradient became nan" in message, message
+
+
 def copies_are_their_own() -> None:
     model = network().to("cuda")
     copied = copy.deepcopy(model)

@@ -137,11 +137,12 @@ def refused(error, words, call):
 x = minicnn.ones(2, 3).cuda()
 assert (x.device, x.cpu().device, x.to(minicnn.ones(1)).device) == ("cuda", "cpu", "cpu")
 assert "device='cuda'" in repr(x) and x.sum().item() == 6 and kernels.devices() == ("cpu", "cuda")
+assert [np.signbit((x * zero).cpu().numpy()).all() for zero in (0.0, -0.0)] == [False, True]
 refused(TypeError, "tensor.cpu().numpy()", x.numpy)
 refused(TypeError, "tensor.cpu().numpy()", lambda: np.asarray(x))
 refused(TypeError, "Add: expected all tensors on one device, got (2, 3) on", lambda: x + minicnn.ones(2, 3))
 words = "lasso: this works in host memory, for it needs double precision"
-refused(NotImplementedError, words, lambda: kernels.of(x.data).lasso)
+refused(kernels.HostOnlyError, words, lambda: kernels.of(x.data).lasso)
 refused(TypeError, "float64 is not supported", x.double)
 y = x.requires_grad_() * 2
 refused(ValueError, "expected a gradient on 'cuda'", lambda: y.backward(minicnn.ones(2, 3)))

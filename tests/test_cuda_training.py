@@ -25,6 +25,7 @@ NO_EXTRA = importlib.util.find_spec("numba_cuda") is None
         "limits_follow_the_host",
         "a_resumed_training_is_the_unbroken_one",
         "a_loss_that_is_not_finite_is_found",
+        "a_norm_that_is_not_finite_is_found",
         "copies_are_their_own",
         "batches_are_never_overwritten",
         "compression_follows_the_host",

@@ -19,13 +19,14 @@ import numpy as np
 
 from minicnn_kernels import memory
 from minicnn_kernels.algorithms import ALGORITHMS, algorithm, set_algorithm
-from minicnn_kernels.device_array import DeviceArray, NoDeviceError
+from minicnn_kernels.device_array import DeviceArray, HostOnlyError, NoDeviceError
 from minicnn_kernels.threads import get_threads, set_threads
 
 __all__ = [
     "ALGORITHMS",
     "DEVICES",
     "DeviceArray",
+    "HostOnlyError",
     "NoDeviceError",
     "algorithm",
     "available_backends",

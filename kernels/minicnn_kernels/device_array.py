@@ -17,6 +17,10 @@ class NoDeviceError(RuntimeError):
     """This machine has not got the device; the message says what is missing."""
 
 
+class HostOnlyError(NotImplementedError):
+    """A kernel that works in host memory only was asked of a device; the message says what to do."""
+
+
 class Flags(NamedTuple):
     """The two questions that the engine asks of an array's memory."""
 

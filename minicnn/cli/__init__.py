@@ -18,11 +18,11 @@ from importlib import import_module
 
 from minicnn.cli.parser import make_parser
 from minicnn.training.errors import TrainingError
-from minicnn_kernels import NoDeviceError
+from minicnn_kernels import HostOnlyError, NoDeviceError
 
-# By the user; the last two: there is no GPU here, or it has no such kernel.
+# By the user; the last two: there is no GPU here, or what is asked of it works on the host only.
 _TO_BE_PUT_RIGHT = (
-    ValueError, TypeError, IndexError, OSError, ImportError, MemoryError, NoDeviceError, NotImplementedError
+    ValueError, TypeError, IndexError, OSError, ImportError, MemoryError, NoDeviceError, HostOnlyError
 )  # fmt: skip
 
 

@@ -94,12 +94,13 @@ class Run:
     def read_losses(self) -> None:
         """Wait for a device, if one computes, and count what it has noted since the last time.
 
-        Raises TrainingError if one of these losses is not finite.
+        Raises TrainingError if one of these losses, or a norm that was to be limited, is not finite.
         """
         losses = self.tally.read()
         for batch, loss in enumerate(losses, self.batch - len(losses) + 1):
             if not math.isfinite(loss):
-                explain_late(self, batch, f"the loss became {loss}")
+                what = "the loss" if self.clip_norm is None else "the loss or the norm of the gradient"
+                explain_late(self, batch, f"{what} became {loss}")
 
     def train_epoch(self) -> None:
         """The rest of the present epoch, validation, and the row of the history."""
@@ -155,7 +156,9 @@ class Run:
         """What a device does for a batch before the optimizer's step. Gives whether there are classes."""
         outputs, loss = self._loss_of_batch(images, targets)
         self._backward(loss)
-        self._clip_gradients()
+        norm = self._clip_gradients()
+        if norm is not None:  # what is noted turns NaN if the norm is not finite, and else stays what it is
+            loss = loss.detach() + (norm - norm)
         correct = count_correct(outputs, targets)
         self.tally.note(loss, correct)
         return correct is not None

@@ -38,11 +38,12 @@ from minicnn_kernels.cuda.selection import *
 from minicnn_kernels.cuda.shape import *
 from minicnn_kernels.cuda.sparse import *
 from minicnn_kernels.cuda.storage import empty, to_device, to_host
+from minicnn_kernels.device_array import HostOnlyError
 
 
 def __getattr__(name: str) -> Any:
     if name in HOST:
-        raise NotImplementedError(
+        raise HostOnlyError(
             f"{name}: this works in host memory, for {HOST[name]}; give it what is there, tensor.cpu() or "
             f"minicnn_kernels.to_host(array), and take it from minicnn_kernels.backend('cpu')"
         )

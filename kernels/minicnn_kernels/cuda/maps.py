@@ -106,9 +106,14 @@ def typed(x: Any, dtype: Any) -> DeviceArray:
     return constant(x, dtype)
 
 
-@functools.lru_cache(maxsize=256)
 def constant(value: Any, dtype: Any) -> DeviceArray:
     """A number as a 0-d array on the device; the same one for the same number, so nobody may write to it."""
+    return _uploaded(value, math.copysign(1, value), dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _uploaded(value: Any, sign: float, dtype: Any) -> DeviceArray:
+    """sign: to a cache -0.0 and 0.0 are one number."""
     return upload(np.asarray(value, dtype))
 
 
