@@ -11,7 +11,7 @@ from minicnn.compress.prune import Rate, checked_rate, prune
 from minicnn.nn.module import Module
 from minicnn.nn.transform import attached
 from minicnn.training.callbacks import Callback
-from minicnn.training.trainer import Run
+from minicnn.training.run import Run
 
 
 class Rewind(Callback):

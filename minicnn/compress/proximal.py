@@ -9,7 +9,7 @@ from minicnn import nn
 from minicnn.compress.select import WEIGHTED, Layers, select_layers
 from minicnn.nn.transform import raw
 from minicnn.training.callbacks import Callback
-from minicnn.training.trainer import Run
+from minicnn.training.run import Run
 
 _KINDS = {"weight": WEIGHTED, "bn_scale": (nn.BatchNorm1d, nn.BatchNorm2d)}
 

@@ -11,7 +11,7 @@ from minicnn.compress.units import parse_unit
 from minicnn.nn.module import Module
 from minicnn.training.callbacks import Callback
 from minicnn.training.checkpoint import parse_interval
-from minicnn.training.trainer import Run
+from minicnn.training.run import Run
 
 T = TypeVar("T")
 

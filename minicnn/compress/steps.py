@@ -29,7 +29,7 @@ from minicnn.nn.module import Module
 from minicnn.nn.transform import attached
 from minicnn.training.callbacks import Callback
 from minicnn.training.evaluate import device_of
-from minicnn.training.trainer import Run
+from minicnn.training.run import Run
 
 
 class Compressor:

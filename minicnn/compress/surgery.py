@@ -14,7 +14,7 @@ from minicnn.nn.module import Module
 from minicnn.nn.transform import find, raw
 from minicnn.random import Generator
 from minicnn.training.callbacks import Callback
-from minicnn.training.trainer import Run
+from minicnn.training.run import Run
 
 
 class Surgery(Callback):

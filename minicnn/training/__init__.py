@@ -1,6 +1,6 @@
 """Training: `fit`, `evaluate`, `predict`, and what belongs to them (callbacks, checkpoints, pictures).
 
-Begin reading in `trainer.py`. The command line in `minicnn.cli` is a thin layer over this.
+Begin reading in `trainer.py`, go on in `run.py`. The command line in `minicnn.cli` is a thin layer over this.
 """
 
 from minicnn.training.callbacks import Callback, EarlyStopping, MetricsLog
@@ -8,7 +8,8 @@ from minicnn.training.checkpoint import Checkpoint, CheckpointWarning, load_chec
 from minicnn.training.errors import CheckpointError, TrainingError, TrainingInterrupted
 from minicnn.training.evaluate import evaluate, predict
 from minicnn.training.metrics import Evaluation, History, confusion_matrix
-from minicnn.training.trainer import Run, fit
+from minicnn.training.run import Run
+from minicnn.training.trainer import fit
 
 __all__ = [
     "Callback",

@@ -17,7 +17,7 @@ from minicnn.training.errors import TrainingError
 from minicnn.training.evaluate import loss_of
 
 if TYPE_CHECKING:
-    from minicnn.training.trainer import Run
+    from minicnn.training.run import Run
 
 
 class Snapshot:

@@ -1,6 +1,6 @@
 """What happens beside the training step: early stopping, a log of metrics, whatever a user adds.
 
-A callback sees the `Run` (trainer.py) after every batch and every epoch, may set `run.stop`, and has a
+A callback sees the `Run` (run.py) after every batch and every epoch, may set `run.stop`, and has a
 state that goes into the checkpoint. The progress bar and the checkpoint are callbacks, too, in their
 own files.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import minicnn_kernels as kernels
 
 if TYPE_CHECKING:
-    from minicnn.training.trainer import Run
+    from minicnn.training.run import Run
 
 
 class Callback:

@@ -21,7 +21,7 @@ from minicnn.training.callbacks import Best, Callback
 from minicnn.training.errors import CheckpointError, TrainingError
 
 if TYPE_CHECKING:
-    from minicnn.training.trainer import Run
+    from minicnn.training.run import Run
 
 FORMAT = "minicnn checkpoint 1"
 _UNITS = {"epoch": "epoch", "batch": "batch", "batche": "batch", "second": "second"}

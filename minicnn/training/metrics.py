@@ -2,7 +2,7 @@
 
 Everything here is bookkeeping on the host in double precision; nothing is recorded on the tape. Numbers that
 a device computes are noted there, and read many batches at a time (`Tally`).
-`evaluate.py` computes an Evaluation, `trainer.py` a History.
+`evaluate.py` computes an Evaluation, `run.py` a History.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minicnn.training.callbacks import Callback
 
 if TYPE_CHECKING:
-    from minicnn.training.trainer import Run
+    from minicnn.training.run import Run
 
 
 _SECONDS_BETWEEN = 0.1  # two looks at the means: for each a device is waited for
